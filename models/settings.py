@@ -1,0 +1,85 @@
+"""Everything that is decided outside the code, read once from DIPNET_* variables or a .env file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.errors import BadSettings
+
+PREFIX = "DIPNET_"
+
+
+class Settings(BaseSettings):
+    """Where data lives, which encoder is the default, who labels. Secrets are never printed."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    root: str = Field(
+        "dipnet-data",
+        description="where manifests, vectors, models and reports live: a directory or s3://bucket/prefix",
+    )
+    database_url: str = Field(
+        "", description="SQLAlchemy URL; empty: SQLite in the root (or in ./dipnet.db when the root is S3)"
+    )
+    s3_endpoint: str = Field("", description="endpoint of an S3-compatible server; empty: AWS")
+    s3_region: str = Field("us-east-1", description="region that requests to S3 are signed for")
+    encoder: str = Field(
+        "ViT-B-32/laion2b_s34b_b79k", description="MODEL/PRETRAINED of open_clip, or the folder of a local checkpoint"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where encoders run")
+    shard_size: int = Field(10_000, ge=1, le=1_000_000, description="images in a shard at most")
+    max_pixels: int = Field(100_000_000, ge=1, description="an image with more pixels is quarantined, not decoded")
+    labeler: Literal["oracle", "label-studio"] = Field("label-studio", description="who answers label requests")
+    oracle_truth: Path | None = Field(
+        None, description="CSV with columns sample_id,class_name that the oracle answers from"
+    )
+    label_studio_url: str = Field("", description="base URL of a Label Studio server")
+    label_studio_token: SecretStr = Field(SecretStr(""), description="legacy or personal access token")
+    label_studio_files_root: Path | None = Field(
+        None, description="folder that Label Studio serves as local files; images under it are linked, not sent"
+    )
+
+    @field_validator("root")
+    @classmethod
+    def _root_is_usable(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("must not be empty")
+        return value.rstrip("/") if len(value) > 1 else value
+
+    @field_validator("label_studio_url", "s3_endpoint")
+    @classmethod
+    def _is_http_url(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/")
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The URL in use: the one given (psycopg 3 for PostgreSQL), or a SQLite file beside the data."""
+        if self.database_url:
+            for scheme in ("postgres://", "postgresql://"):
+                if self.database_url.startswith(scheme):
+                    return "postgresql+psycopg://" + self.database_url.removeprefix(scheme)
+            return self.database_url
+        folder = Path() if self.root.startswith("s3://") else Path(self.root)
+        return f"sqlite:///{(folder / 'dipnet.db').absolute()}"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment and `overrides`. Raises BadSettings, naming each wrong variable."""
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    unknown = sorted(key for key in os.environ if key.upper().startswith(PREFIX) and key.upper() not in known)
+    if unknown:
+        raise BadSettings(
+            f"unknown setting {', '.join(unknown)}; see `dipnet doctor --settings` for the names there are"
+        )
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        wrong = "; ".join(f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise BadSettings(f"wrong setting: {wrong}; mend the variable or the line in .env") from None

@@ -1,0 +1,120 @@
+"""States and their legal moves. An illegal move raises IllegalMove and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Self
+
+from models.errors import IllegalMove
+
+
+class State(StrEnum):
+    """An enum whose members know what may follow them."""
+
+    @classmethod
+    def moves(cls) -> Mapping[str, tuple[str, ...]]:
+        """For every state the states that may follow it; a state that is absent is final."""
+        raise NotImplementedError
+
+    def to(self, target: Self) -> Self:
+        """`target`, when it is this state or may follow it."""
+        if target is self or target in self.moves().get(self, ()):
+            return target
+        allowed = ", ".join(self.moves().get(self, ())) or "nothing: it is final"
+        raise IllegalMove(f"{type(self).__name__} cannot go from '{self}' to '{target}'; what may follow: {allowed}")
+
+
+class IssueState(State):
+    """Where an issue stands between being named and being proven fixed."""
+
+    TRIAGE = "triage"
+    COLLECTING = "collecting"
+    LABELLING = "labelling"
+    RETRAINING = "retraining"
+    RESOLVED = "resolved"
+    IGNORED = "ignored"
+
+    @classmethod
+    def moves(cls) -> Mapping[str, tuple[str, ...]]:
+        return {
+            "triage": ("collecting", "ignored"),
+            "collecting": ("labelling", "triage", "ignored"),
+            "labelling": ("retraining", "collecting", "ignored"),
+            "retraining": ("resolved", "collecting", "ignored"),
+            "resolved": ("triage",),
+            "ignored": ("triage",),
+        }
+
+
+class CandidateState(State):
+    """Where a mined element stands."""
+
+    UNSORTED = "unsorted"
+    ACCEPTED = "accepted"
+    DISCARDED = "discarded"
+    SENT = "sent"
+    LABELLED = "labelled"
+    SKIPPED = "skipped"
+
+    @classmethod
+    def moves(cls) -> Mapping[str, tuple[str, ...]]:
+        return {
+            "unsorted": ("accepted", "discarded"),
+            "accepted": ("sent", "discarded"),
+            "discarded": ("accepted",),
+            "sent": ("labelled", "skipped"),
+            "skipped": ("labelled",),
+            "labelled": ("skipped",),
+        }
+
+
+class RunState(State):
+    """How far one execution of a campaign has come."""
+
+    PLANNED = "planned"
+    MINED = "mined"
+    SENT = "sent"
+    LABELLED = "labelled"
+
+    @classmethod
+    def moves(cls) -> Mapping[str, tuple[str, ...]]:
+        return {"planned": ("mined",), "mined": ("sent",), "sent": ("labelled",)}
+
+
+class RequestState(State):
+    """What is known of one label request. `empty` means that somebody looked and found nothing to say."""
+
+    PENDING = "pending"
+    LABELLED = "labelled"
+    SKIPPED = "skipped"
+    EMPTY = "empty"
+
+    @classmethod
+    def moves(cls) -> Mapping[str, tuple[str, ...]]:
+        answered = ("labelled", "skipped", "empty")
+        return {state: tuple(a for a in answered if a != state) for state in ("pending", *answered)}
+
+
+class Split(StrEnum):
+    """What a labelled sample may be used for. Only `train` is ever fitted on."""
+
+    TRAIN = "train"
+    DEVELOPMENT = "development"
+    HOLDOUT = "holdout"
+
+
+class Arm(StrEnum):
+    """Why a candidate was chosen: it scored best, it lies at the border, or by chance."""
+
+    EXPLOIT = "exploit"
+    BOUNDARY = "boundary"
+    RANDOM = "random"
+
+
+class Verdict(StrEnum):
+    """What a gate says of a comparison."""
+
+    PASS = "pass"  # noqa: S105
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"

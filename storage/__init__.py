@@ -1,0 +1,1 @@
+"""What remembers: one file per outside system, and queries as plain functions. Imports models, nothing else of ours."""

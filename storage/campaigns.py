@@ -1,0 +1,133 @@
+"""Queries about issues, exemplars, campaigns, runs and candidates. Session first; the caller commits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlmodel import Session, col, func, select
+
+from models.campaign import Campaign, CampaignRun, Candidate, Exemplar, Issue
+from models.corpus import Sample
+from models.errors import BadInput, NotFound
+from models.states import CandidateState
+
+
+def find_issue(db: Session, *, name: str) -> Issue | None:
+    """The issue of that name, if there is one."""
+    return db.exec(select(Issue).where(Issue.name == name)).first()
+
+
+def get_issue(db: Session, *, name: str) -> Issue:
+    """The issue of that name. Raises NotFound."""
+    issue = find_issue(db, name=name)
+    if issue is None:
+        known = ", ".join(i.name for i in list_issues(db)) or "none yet"
+        raise NotFound(
+            f"there is no issue '{name}' (known: {known}); open it with: dipnet issue new {name} --class CLASS"
+        )
+    return issue
+
+
+def list_issues(db: Session) -> Sequence[Issue]:
+    """Every issue, by name."""
+    return db.exec(select(Issue).order_by(Issue.name)).all()
+
+
+def exemplars_of(db: Session, *, issue_id: int) -> Sequence[tuple[Exemplar, Sample]]:
+    """An issue's exemplars with their samples, in the order in which they were added."""
+    query = select(Exemplar, Sample).join(Sample).where(Exemplar.issue_id == issue_id).order_by(col(Exemplar.id))
+    return db.exec(query).all()
+
+
+def add_exemplars(db: Session, *, issue: Issue, sample_ids: Sequence[str], positive: bool) -> int:
+    """Add exemplars that are new; the issue's version moves when any was. A changed sign counts as a change."""
+    known = {exemplar.sample_id: exemplar for exemplar, _ in exemplars_of(db, issue_id=issue.id or 0)}
+    changed = 0
+    for sample_id in dict.fromkeys(sample_ids):
+        exemplar = known.get(sample_id)
+        if exemplar is None:
+            exemplar = Exemplar(issue_id=issue.id or 0, sample_id=sample_id, added_in_version=0)
+        elif exemplar.positive == positive:
+            continue
+        exemplar.positive, exemplar.added_in_version = positive, issue.version + 1
+        db.add(exemplar)
+        changed += 1
+    issue.version += bool(changed)
+    db.add(issue)
+    db.flush()
+    return changed
+
+
+def require_positive(issue: Issue, pairs: Sequence[tuple[Exemplar, Sample]]) -> None:
+    """Raises BadInput for an issue that shows nothing."""
+    if not any(exemplar.positive for exemplar, _ in pairs):
+        raise BadInput(
+            f"issue '{issue.name}' has no exemplars; add at least one with: dipnet issue add {issue.name} IMAGE"
+        )
+
+
+def find_campaign(db: Session, *, name: str) -> Campaign | None:
+    """The campaign of that name, if there is one."""
+    return db.exec(select(Campaign).where(Campaign.name == name)).first()
+
+
+def get_campaign(db: Session, *, name: str) -> Campaign:
+    """The campaign of that name. Raises NotFound."""
+    campaign = find_campaign(db, name=name)
+    if campaign is None:
+        known = ", ".join(c.name for c in list_campaigns(db)) or "none yet"
+        raise NotFound(f"there is no campaign '{name}' (known: {known}); see: dipnet campaign run --help")
+    return campaign
+
+
+def list_campaigns(db: Session) -> Sequence[Campaign]:
+    """Every campaign, by name."""
+    return db.exec(select(Campaign).order_by(Campaign.name)).all()
+
+
+def ensure_campaign(db: Session, *, name: str, issue: Issue) -> Campaign:
+    """The campaign of that name, made when it is new. Raises BadInput when it is about another issue."""
+    campaign = find_campaign(db, name=name)
+    if campaign is None:
+        campaign = Campaign(name=name, issue_id=issue.id or 0)
+        db.add(campaign)
+        db.flush()
+    elif campaign.issue_id != issue.id:
+        raise BadInput(f"campaign '{name}' is about another issue than '{issue.name}'; choose another campaign name")
+    return campaign
+
+
+def find_run(db: Session, *, key: str) -> CampaignRun | None:
+    """The run with that key of inputs."""
+    return db.exec(select(CampaignRun).where(CampaignRun.key == key)).first()
+
+
+def get_run(db: Session, *, run_id: int) -> CampaignRun:
+    """A run by id. Raises NotFound."""
+    run = db.get(CampaignRun, run_id)
+    if run is None:
+        raise NotFound(f"there is no campaign run {run_id}; see: dipnet campaign list")
+    return run
+
+
+def runs_of(db: Session, *, campaign_id: int) -> Sequence[CampaignRun]:
+    """A campaign's runs, oldest first."""
+    query = select(CampaignRun).where(CampaignRun.campaign_id == campaign_id).order_by(col(CampaignRun.id))
+    return db.exec(query).all()
+
+
+def candidates_of(db: Session, *, run_id: int) -> Sequence[Candidate]:
+    """A run's candidates, best first."""
+    return db.exec(select(Candidate).where(Candidate.run_id == run_id).order_by(col(Candidate.rank))).all()
+
+
+def count_states(db: Session, *, run_id: int) -> dict[CandidateState, int]:
+    """A run's candidates by state."""
+    query = select(Candidate.state, func.count()).where(Candidate.run_id == run_id).group_by(Candidate.state)
+    return {CandidateState(state): count for state, count in db.exec(query).all()}
+
+
+def decided_samples(db: Session, *, campaign_id: int, but_run: int) -> set[str]:
+    """Samples that other runs of the campaign have proposed: they never return."""
+    query = select(Candidate.sample_id).join(CampaignRun)
+    return set(db.exec(query.where(CampaignRun.campaign_id == campaign_id, CampaignRun.id != but_run)).all())

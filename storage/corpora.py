@@ -1,0 +1,130 @@
+"""Queries about corpora, shards, samples and embeddings. Session first; the caller commits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlmodel import Session, col, func, select
+
+from models.corpus import Corpus, EmbeddedShard, EmbeddingSet, EncoderSpec, Sample, Shard
+from models.errors import Incompatible, NotFound
+from models.states import Split
+
+
+def find_corpus(db: Session, *, name: str) -> Corpus | None:
+    """The corpus of that name, if there is one."""
+    return db.exec(select(Corpus).where(Corpus.name == name)).first()
+
+
+def get_corpus(db: Session, *, name: str) -> Corpus:
+    """The corpus of that name. Raises NotFound."""
+    corpus = find_corpus(db, name=name)
+    if corpus is None:
+        known = ", ".join(c.name for c in list_corpora(db)) or "none yet"
+        raise NotFound(f"there is no corpus '{name}' (known: {known}); add it with: dipnet corpus add {name} PREFIX")
+    return corpus
+
+
+def list_corpora(db: Session, *, split: Split | None = None) -> Sequence[Corpus]:
+    """Every corpus, or those with a split, by name."""
+    query = select(Corpus).order_by(Corpus.name)
+    return db.exec(query.where(Corpus.split == split) if split else query).all()
+
+
+def shards_of(db: Session, *, corpus_id: int) -> Sequence[Shard]:
+    """A corpus's shards in order."""
+    return db.exec(select(Shard).where(Shard.corpus_id == corpus_id).order_by(col(Shard.number))).all()
+
+
+def find_encoder(db: Session, *, key: str) -> EncoderSpec | None:
+    """The encoder with that key."""
+    return db.exec(select(EncoderSpec).where(EncoderSpec.key == key)).first()
+
+
+def get_encoder(db: Session, *, name: str) -> EncoderSpec:
+    """The newest encoder of that name. Raises NotFound when nothing was embedded with it."""
+    query = select(EncoderSpec).where(EncoderSpec.name == name).order_by(col(EncoderSpec.id).desc())
+    encoder = db.exec(query).first()
+    if encoder is None:
+        known = ", ".join(db.exec(select(EncoderSpec.name).distinct()).all()) or "none yet"
+        raise NotFound(
+            f"no vectors of encoder '{name}' (there are: {known}); make some with: dipnet embed CORPUS --encoder {name}"
+        )
+    return encoder
+
+
+def embedding_set(db: Session, *, corpus_id: int, encoder_id: int) -> EmbeddingSet:
+    """The set of a corpus under an encoder, made when it is new."""
+    query = select(EmbeddingSet).where(EmbeddingSet.corpus_id == corpus_id, EmbeddingSet.encoder_id == encoder_id)
+    found = db.exec(query).first()
+    if found is None:
+        found = EmbeddingSet(corpus_id=corpus_id, encoder_id=encoder_id)
+        db.add(found)
+        db.flush()
+    return found
+
+
+def embedded_shards(db: Session, *, corpora: Sequence[Corpus], encoder: EncoderSpec) -> Sequence[EmbeddedShard]:
+    """Complete shards of these corpora under one encoder, in order. Raises Incompatible for a corpus without any."""
+    rows: list[EmbeddedShard] = []
+    for corpus in corpora:
+        query = (
+            select(EmbeddedShard)
+            .join(EmbeddingSet, col(EmbeddingSet.id) == EmbeddedShard.embedding_set_id)
+            .join(Shard, col(Shard.id) == EmbeddedShard.shard_id)
+            .where(EmbeddingSet.corpus_id == corpus.id, EmbeddingSet.encoder_id == encoder.id)
+            .order_by(col(Shard.number))
+        )
+        found = db.exec(query).all()
+        if not found:
+            raise Incompatible(_no_vectors(db, corpus=corpus, encoder=encoder))
+        rows.extend(found)
+    return rows
+
+
+def embedded_shard_ids(db: Session, *, set_id: int) -> set[int]:
+    """Shards that are complete in an embedding set."""
+    return set(db.exec(select(EmbeddedShard.shard_id).where(EmbeddedShard.embedding_set_id == set_id)).all())
+
+
+def embeddings_of(db: Session, *, corpus_id: int) -> Sequence[tuple[str, int, int]]:
+    """(encoder name, complete shards, vectors) for each encoder that saw the corpus."""
+    query = (
+        select(EncoderSpec.name, func.count(col(EmbeddedShard.id)), func.sum(EmbeddedShard.readable))
+        .join(EmbeddingSet, col(EmbeddingSet.encoder_id) == EncoderSpec.id)
+        .join(EmbeddedShard, col(EmbeddedShard.embedding_set_id) == EmbeddingSet.id)
+        .where(EmbeddingSet.corpus_id == corpus_id)
+        .group_by(EncoderSpec.name)
+    )
+    return db.exec(query).all()
+
+
+def quarantine_of(db: Session, *, corpus_id: int) -> Sequence[EmbeddedShard]:
+    """One complete row a shard that has unreadable images; any encoder read the same bytes."""
+    query = select(EmbeddedShard).join(Shard).where(Shard.corpus_id == corpus_id).order_by(col(EmbeddedShard.shard_id))
+    return list({row.shard_id: row for row in db.exec(query).all() if row.quarantined}.values())
+
+
+def ensure_samples(db: Session, *, samples: Iterable[Sample]) -> int:
+    """Add the samples that are not there yet; return how many were new."""
+    wanted = {sample.id: sample for sample in samples}
+    known = set(known_samples(db, ids=list(wanted)))
+    fresh = [sample for sample_id, sample in wanted.items() if sample_id not in known]
+    db.add_all(fresh)
+    db.flush()
+    return len(fresh)
+
+
+def known_samples(db: Session, *, ids: Sequence[str]) -> dict[str, Sample]:
+    """Samples by id; those unknown are absent."""
+    found: dict[str, Sample] = {}
+    for start in range(0, len(ids), 500):  # SQLite binds a bounded number of parameters
+        for sample in db.exec(select(Sample).where(col(Sample.id).in_(ids[start : start + 500]))).all():
+            found[sample.id] = sample
+    return found
+
+
+def _no_vectors(db: Session, *, corpus: Corpus, encoder: EncoderSpec) -> str:
+    others = ", ".join(name for name, _, _ in embeddings_of(db, corpus_id=corpus.id or 0))
+    has = f"has vectors of {others}, not of {encoder.name}" if others else "has no vectors yet"
+    return f"corpus '{corpus.name}' {has}; embed it with: dipnet embed {corpus.name} --encoder {encoder.name}"

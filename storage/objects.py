@@ -1,0 +1,267 @@
+"""Bytes under keys: a directory or an S3 bucket behind one interface. An object is whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from models.errors import BadInput, CorruptData, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What listing tells of an object, without reading it."""
+
+    key: str
+    etag: str
+    bytes: int
+
+
+class ObjectStore(Protocol):
+    """Objects under one prefix. Keys are relative, with forward slashes."""
+
+    @property
+    def prefix(self) -> str:
+        """Directory or s3://bucket/prefix."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes. Raises NotFound or Unavailable."""
+        ...
+
+    def write(self, key: str, data: bytes) -> str:
+        """Put an object in place whole, replacing what was there; return the SHA-256 of the bytes."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object with that key."""
+        ...
+
+    def list(self, under: str = "") -> Iterator[Listed]:
+        """Objects under a sub-prefix, in the order of their keys."""
+        ...
+
+    def local_path(self, key: str, cache: Path) -> Path:
+        """A file with the object's bytes, for memory mapping; objects of S3 are fetched into `cache` once."""
+        ...
+
+    def uri(self, key: str) -> str:
+        """Where the object is, for people and for labellers."""
+        ...
+
+    def presign(self, key: str, seconds: int) -> str:
+        """A URL that a browser can open for that long; the plain URI where no signature is needed."""
+        ...
+
+
+class DirectoryStore:
+    """Objects as files of a directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+
+    @property
+    def prefix(self) -> str:
+        """The directory."""
+        return str(self._folder)
+
+    def _path(self, key: str) -> Path:
+        path = Path(os.path.normpath(self._folder / key))
+        if not path.is_relative_to(self._folder) or path == self._folder:
+            raise BadInput(f"key '{key}' leads out of '{self._folder}'; use a relative key without '..'")
+        return path
+
+    def read(self, key: str) -> bytes:
+        """The file's bytes."""
+        try:
+            return self._path(key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFound(f"'{self.uri(key)}' does not exist; was it moved or deleted?") from None
+        except OSError as error:
+            raise Unavailable(f"'{self.uri(key)}' cannot be read: {error.strerror}") from None
+
+    def write(self, key: str, data: bytes) -> str:
+        """Write beside the target, flush to disk, then rename: a kill leaves the old file or the new one."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{PARTIAL}{secrets.token_hex(6)}-{path.name}")
+        try:
+            with partial.open("wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return hashlib.sha256(data).hexdigest()
+
+    def exists(self, key: str) -> bool:
+        """Whether the file is there."""
+        return self._path(key).is_file()
+
+    def list(self, under: str = "") -> Iterator[Listed]:
+        """Files below, links followed only to files inside; an etag is size and modification time in ns."""
+        start = self._path(under) if under else self._folder
+        found: list[Listed] = []
+        for folder, folders, names in os.walk(start):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in names:
+                path = Path(folder, name)
+                if name.startswith(".") or not path.resolve().is_relative_to(self._folder.resolve()):
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # deleted since it was listed, or a dangling link
+                    stat = path.stat()
+                    key = path.relative_to(self._folder).as_posix()
+                    found.append(Listed(key, f"{stat.st_size:x}-{stat.st_mtime_ns:x}", stat.st_size))
+        yield from sorted(found, key=lambda item: item.key)
+
+    def local_path(self, key: str, cache: Path) -> Path:  # noqa: ARG002
+        """The file itself."""
+        path = self._path(key)
+        if not path.is_file():
+            raise NotFound(f"'{path}' does not exist; embed the corpus again with: dipnet embed CORPUS")
+        return path
+
+    def uri(self, key: str) -> str:
+        """The absolute path."""
+        return str(self._path(key))
+
+    def presign(self, key: str, seconds: int) -> str:  # noqa: ARG002
+        """The absolute path: files carry no signature."""
+        return self.uri(key)
+
+
+class S3Store:
+    """Objects of an S3 bucket under a prefix, through boto3."""
+
+    def __init__(self, bucket: str, prefix: str, *, endpoint: str, region: str) -> None:
+        self._bucket, self._prefix = bucket, prefix.strip("/")
+        self._endpoint, self._region = endpoint, region
+
+    @cached_property
+    def _client(self) -> S3Client:
+        import boto3
+        from botocore.config import Config
+
+        # Servers other than AWS do not all send the checksums that newer boto3 asks for.
+        config = Config(
+            retries={"max_attempts": 5, "mode": "standard"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        return boto3.client("s3", endpoint_url=self._endpoint or None, region_name=self._region, config=config)
+
+    @property
+    def prefix(self) -> str:
+        """s3://bucket/prefix."""
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def _full(self, key: str) -> str:
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    @contextlib.contextmanager
+    def _speaking_plainly(self, key: str) -> Iterator[None]:
+        """Turn botocore's errors into ours."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code in ("NoSuchKey", "404", "NotFound"):
+                raise NotFound(f"'{self.uri(key)}' does not exist; was it moved or deleted?") from None
+            if code == "NoSuchBucket":
+                raise NotFound(f"bucket '{self._bucket}' does not exist; make it, or correct the prefix") from None
+            raise Unavailable(
+                f"S3 refused '{self.uri(key)}' ({code}); check the credentials and their rights"
+            ) from None
+        except BotoCoreError as error:
+            raise Unavailable(
+                f"S3 does not answer for '{self.uri(key)}' ({type(error).__name__}); check the network, "
+                "the credentials and DIPNET_S3_ENDPOINT"
+            ) from None
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes."""
+        with self._speaking_plainly(key):
+            return self._client.get_object(Bucket=self._bucket, Key=self._full(key))["Body"].read()
+
+    def write(self, key: str, data: bytes) -> str:
+        """A single PUT is atomic in S3: readers see the old object or the new one."""
+        with self._speaking_plainly(key):
+            self._client.put_object(Bucket=self._bucket, Key=self._full(key), Body=data)
+        return hashlib.sha256(data).hexdigest()
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object with that key."""
+        try:
+            with self._speaking_plainly(key):
+                self._client.head_object(Bucket=self._bucket, Key=self._full(key))
+        except NotFound:
+            return False
+        return True
+
+    def list(self, under: str = "") -> Iterator[Listed]:
+        """Objects below; S3 lists in the order of the keys."""
+        with self._speaking_plainly(under):
+            start = self._full(under) if under else self._prefix
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=f"{start}/" if start else ""
+            )
+            skip = len(self._prefix) + 1 if self._prefix else 0
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    yield Listed(item["Key"][skip:], item["ETag"].strip('"'), item["Size"])
+
+    def local_path(self, key: str, cache: Path) -> Path:
+        """Fetch into the cache unless it is there already."""
+        name = hashlib.sha256(self.uri(key).encode()).hexdigest()
+        local = DirectoryStore(cache)
+        if not local.exists(name):
+            local.write(name, self.read(key))
+        return cache.absolute() / name
+
+    def uri(self, key: str) -> str:
+        """s3://bucket/prefix/key."""
+        return f"s3://{self._bucket}/{self._full(key)}"
+
+    def presign(self, key: str, seconds: int) -> str:
+        """A signed GET."""
+        with self._speaking_plainly(key):
+            return self._client.generate_presigned_url(
+                "get_object", Params={"Bucket": self._bucket, "Key": self._full(key)}, ExpiresIn=seconds
+            )
+
+
+def open_store(prefix: str, *, endpoint: str = "", region: str = "us-east-1") -> ObjectStore:
+    """The store for s3://bucket/prefix or a directory. Nothing is contacted or made yet."""
+    if prefix.startswith("s3://"):
+        bucket, _, path = prefix.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise BadInput(f"'{prefix}' names no bucket; write s3://BUCKET/PREFIX")
+        return S3Store(bucket, path, endpoint=endpoint, region=region)
+    if "://" in prefix:
+        raise BadInput(f"'{prefix}' is neither a directory nor s3://bucket/prefix; use one of these")
+    return DirectoryStore(Path(prefix))
+
+
+def verified(store: ObjectStore, key: str, sha256: str) -> bytes:
+    """The object's bytes, when they are the bytes that were written. Raises CorruptData otherwise."""
+    data = store.read(key)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CorruptData(
+            f"'{store.uri(key)}' is not what was written (checksum differs); restore it, or delete and rebuild it"
+        )
+    return data

@@ -1,0 +1,82 @@
+"""The one place where the parts of a running dipnet are chosen: database, object store, labeller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sqlmodel import Session
+
+from models.errors import BadSettings
+from models.settings import Settings, load_settings
+from storage.database import open_engine, transaction
+from storage.labelers import Labeler, OracleLabeler
+from storage.objects import ObjectStore, open_store
+
+PRESIGNED_SECONDS = 7 * 24 * 3600  # the longest that S3 signs for
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Everything that a step may touch. `db` commits when the `open_stores` block ends well."""
+
+    settings: Settings
+    db: Session
+    objects: ObjectStore
+
+    def images(self, prefix: str) -> ObjectStore:
+        """The store that a corpus's images lie in."""
+        return open_store(prefix, endpoint=self.settings.s3_endpoint, region=self.settings.s3_region)
+
+    def read_uri(self, uri: str) -> bytes:
+        """The bytes of one image, wherever it lies."""
+        folder, _, name = uri.rpartition("/")
+        return self.images(folder or ".").read(name)
+
+    @property
+    def cache(self) -> Path:
+        """Where objects of S3 are kept for memory mapping."""
+        return Path.home() / ".cache" / "dipnet"
+
+    @cached_property
+    def labeler(self) -> Labeler:
+        """Who labels, by the settings. Raises BadSettings when something is missing."""
+        if self.settings.labeler == "oracle":
+            if self.settings.oracle_truth is None:
+                raise BadSettings(
+                    "the oracle needs its answers; set DIPNET_ORACLE_TRUTH to a CSV of sample_id,class_name"
+                )
+            return OracleLabeler.from_csv(self.settings.oracle_truth)
+        if not self.settings.label_studio_url or not self.settings.label_studio_token.get_secret_value():
+            raise BadSettings(
+                "Label Studio is not configured; set DIPNET_LABEL_STUDIO_URL and DIPNET_LABEL_STUDIO_TOKEN, "
+                "or DIPNET_LABELER=oracle to simulate"
+            )
+        from storage.labelstudio import LabelStudioLabeler, media_resolver
+
+        return LabelStudioLabeler(
+            url=self.settings.label_studio_url,
+            token=self.settings.label_studio_token,
+            media=media_resolver(self.settings, self._presign),
+            files_root=self.settings.label_studio_files_root,
+        )
+
+    def _presign(self, uri: str) -> str:
+        folder, _, name = uri.rpartition("/")
+        return self.images(folder).presign(name, PRESIGNED_SECONDS)
+
+
+@contextmanager
+def open_stores(settings: Settings | None = None) -> Iterator[Stores]:
+    """The stores that the settings name; one transaction, committed when the block ends well."""
+    chosen = settings or load_settings()
+    objects = open_store(chosen.root, endpoint=chosen.s3_endpoint, region=chosen.s3_region)
+    engine = open_engine(chosen.resolved_database_url)
+    try:
+        with transaction(engine) as db:
+            yield Stores(settings=chosen, db=db, objects=objects)
+    finally:
+        engine.dispose()
