@@ -20,6 +20,9 @@ class Corpus(SQLModel, table=True):
     split: Split | None = Field(
         default=None, sa_type=enum_type(Split), description="use of its labels; none: an unlabelled pool"
     )
+    label_column: str = Field(
+        default="", max_length=200, description="manifest column that holds the class; empty: none"
+    )
     created_at: datetime = created_at()
 
 

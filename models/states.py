@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Self
+from typing import TypeVar
 
 from models.errors import IllegalMove
+
+S = TypeVar("S", bound="State")  # not Self, which mypy narrows to one member after a comparison
 
 
 class State(StrEnum):
@@ -17,9 +19,13 @@ class State(StrEnum):
         """For every state the states that may follow it; a state that is absent is final."""
         raise NotImplementedError
 
-    def to(self, target: Self) -> Self:
-        """`target`, when it is this state or may follow it."""
-        if target is self or target in self.moves().get(self, ()):
+    def may_become(self: S, target: S) -> bool:
+        """Whether that state is this one or may follow it."""
+        return target is self or target in self.moves().get(self, ())
+
+    def to(self: S, target: S) -> S:
+        """`target`, when it may follow. Raises IllegalMove."""
+        if self.may_become(target):
             return target
         allowed = ", ".join(self.moves().get(self, ())) or "nothing: it is final"
         raise IllegalMove(f"{type(self).__name__} cannot go from '{self}' to '{target}'; what may follow: {allowed}")

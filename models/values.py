@@ -149,7 +149,6 @@ class Mined(Report):
     run_id: int
     scanned: int
     candidates: int
-    already_known: int
     excluded: dict[str, int] = Field(default_factory=dict)
 
 
@@ -160,7 +159,7 @@ class Sent(Report):
     batch_id: int
     project: str
     sent: int
-    already_there: int
+    url: str = ""
 
 
 class Synced(Report):

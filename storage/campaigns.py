@@ -9,7 +9,7 @@ from sqlmodel import Session, col, func, select
 from models.campaign import Campaign, CampaignRun, Candidate, Exemplar, Issue
 from models.corpus import Sample
 from models.errors import BadInput, NotFound
-from models.states import CandidateState
+from models.states import CandidateState, IssueState
 
 
 def find_issue(db: Session, *, name: str) -> Issue | None:
@@ -131,3 +131,11 @@ def decided_samples(db: Session, *, campaign_id: int, but_run: int) -> set[str]:
     """Samples that other runs of the campaign have proposed: they never return."""
     query = select(Candidate.sample_id).join(CampaignRun)
     return set(db.exec(query.where(CampaignRun.campaign_id == campaign_id, CampaignRun.id != but_run)).all())
+
+
+def advance_issue(db: Session, *, issue: Issue, target: IssueState) -> None:
+    """Move an issue on where its state allows it; an issue that is elsewhere stays there."""
+    if issue.state.may_become(target):
+        issue.state = issue.state.to(target)
+    db.add(issue)
+    db.flush()

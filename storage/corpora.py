@@ -128,3 +128,10 @@ def _no_vectors(db: Session, *, corpus: Corpus, encoder: EncoderSpec) -> str:
     others = ", ".join(name for name, _, _ in embeddings_of(db, corpus_id=corpus.id or 0))
     has = f"has vectors of {others}, not of {encoder.name}" if others else "has no vectors yet"
     return f"corpus '{corpus.name}' {has}; embed it with: dipnet embed {corpus.name} --encoder {encoder.name}"
+
+
+def embedded_by_shard(db: Session, *, shard_ids: Sequence[int], encoder_id: int) -> Sequence[EmbeddedShard]:
+    """Complete rows of these shards under an encoder; shards without vectors are absent."""
+    query = select(EmbeddedShard).join(EmbeddingSet, col(EmbeddingSet.id) == EmbeddedShard.embedding_set_id)
+    query = query.where(EmbeddingSet.encoder_id == encoder_id, col(EmbeddedShard.shard_id).in_(sorted(set(shard_ids))))
+    return db.exec(query.order_by(col(EmbeddedShard.shard_id))).all()

@@ -107,3 +107,8 @@ def labels_of_batches(db: Session, *, batches: Sequence[LabelBatch]) -> Sequence
     query = query.join(LabelRequest, col(LabelRequest.id) == Label.request_id)
     query = query.where(col(LabelRequest.batch_id).in_([batch.id for batch in batches]))
     return db.exec(query.order_by(col(Label.answered_at), col(Label.id))).all()
+
+
+def labelled_samples(db: Session) -> set[str]:
+    """Samples that carry a class already, whoever gave it."""
+    return set(db.exec(select(Label.sample_id).where(Label.state == RequestState.LABELLED).distinct()).all())

@@ -114,6 +114,8 @@ class DirectoryStore:
     def list(self, under: str = "") -> Iterator[Listed]:
         """Files below, links followed only to files inside; an etag is size and modification time in ns."""
         start = self._path(under) if under else self._folder
+        if not self._folder.is_dir():
+            raise NotFound(f"folder '{self._folder}' does not exist; give the folder that holds the images")
         found: list[Listed] = []
         for folder, folders, names in os.walk(start):
             folders[:] = [name for name in folders if not name.startswith(".")]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from models.errors import BadInput
 
-RESERVED = frozenset({"key", "etag", "bytes", "uri", "sample_id", "shard_id", "row"})
+RESERVED = frozenset({"key", "etag", "bytes", "folder", "uri", "sample_id", "shard_id", "row"})
 
 
 def to_bytes(table: pa.Table) -> bytes:

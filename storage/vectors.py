@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,17 +19,62 @@ from models.errors import CorruptData
 from storage import tables
 from storage.objects import ObjectStore, verified
 
-REBUILD = "embed the corpus again with: dipnet embed CORPUS"
+REBUILD = "delete the file and its row, then: dipnet embed CORPUS"
+
+
+class Taken(NamedTuple):
+    """Some rows of some shards, in the order asked for."""
+
+    vectors: NDArray[np.float32]  # (n, dim)
+    sample_ids: list[str]  # (n,)
+    uris: list[str]  # (n,)
+    shard_ids: list[int]  # (n,)
+
+    def at(self, places: NDArray[np.int64]) -> Taken:
+        """Some of them, in the order given."""
+        names, uris, shards = self.sample_ids, self.uris, self.shard_ids
+        return Taken(
+            self.vectors[places],
+            [names[place] for place in places],
+            [uris[place] for place in places],
+            [shards[place] for place in places],
+        )
 
 
 @dataclass(frozen=True)
 class VectorShard:
-    """One shard's vectors, memory-mapped, and the ids of their samples."""
+    """One shard's vectors, memory-mapped when first looked at, and the ids of their samples."""
 
-    shard_id: int
-    vectors: NDArray[np.float16]  # (n, dim), unit rows
-    sample_ids: NDArray[np.str_]  # (n,)
-    uris: Sequence[str]  # (n,)
+    store: ObjectStore
+    row: EmbeddedShard
+    dim: int
+    cache: Path
+
+    def __len__(self) -> int:
+        return self.row.readable
+
+    @cached_property
+    def vectors(self) -> NDArray[np.float16]:
+        """(n, dim), unit rows. Raises CorruptData when they are not what was written, NotFound when they are gone."""
+        path = self.store.local_path(self.row.vectors_key, self.cache)
+        with path.open("rb") as handle:
+            if hashlib.file_digest(handle, "sha256").hexdigest() != self.row.vectors_sha256:
+                raise CorruptData(f"vectors '{path}' are not what was written (checksum differs); {REBUILD}")
+        found: NDArray[np.float16] = np.load(path, mmap_mode="r" if len(self) else None, allow_pickle=False)
+        if found.shape != (len(self), self.dim):
+            raise CorruptData(f"vectors '{path}' have shape {found.shape}, not ({len(self)}, {self.dim}); {REBUILD}")
+        return found
+
+    @cached_property
+    def ids(self) -> pa.Table:
+        """sample_id, manifest row and uri of each vector."""
+        return tables.from_bytes(verified(self.store, self.row.ids_key, self.row.ids_sha256))
+
+    @property
+    def sample_ids(self) -> list[str]:
+        """(n,)"""
+        found: list[str] = self.ids.column("sample_id").to_pylist()
+        return found
 
 
 def keys(corpus: str, encoder_key: str, shard: Shard) -> tuple[str, str, str]:
@@ -44,55 +91,39 @@ def npy_bytes(vectors: NDArray[np.float16]) -> bytes:
     return sink.getvalue()
 
 
-def open_shard(store: ObjectStore, row: EmbeddedShard, *, dim: int, cache: Path) -> VectorShard:
-    """Map a shard's vectors. Raises CorruptData when they are not what was written, NotFound when they are gone."""
-    path = store.local_path(row.vectors_key, cache)
-    with path.open("rb") as handle:
-        if hashlib.file_digest(handle, "sha256").hexdigest() != row.vectors_sha256:
-            raise CorruptData(f"vectors '{row.vectors_key}' are not what was written (checksum differs); {REBUILD}")
-    ids = tables.from_bytes(verified(store, row.ids_key, row.ids_sha256))
-    vectors: NDArray[np.float16] = np.load(path, mmap_mode="r" if row.readable else None, allow_pickle=False)
-    if vectors.shape != (row.readable, dim) or ids.num_rows != row.readable:
-        raise CorruptData(
-            f"vectors '{row.vectors_key}' have shape {vectors.shape}, not ({row.readable}, {dim}); {REBUILD}"
-        )
-    return VectorShard(
-        shard_id=row.shard_id,
-        vectors=vectors,
-        sample_ids=np.asarray(ids.column("sample_id").to_pylist(), dtype=np.str_),
-        uris=ids.column("uri").to_pylist(),
-    )
+def ids_table(sample_ids: Sequence[str], manifest_rows: Sequence[int], uris: Sequence[str]) -> pa.Table:
+    """The Parquet beside a shard's vectors."""
+    columns = {"sample_id": (sample_ids, pa.string()), "row": (manifest_rows, pa.int64()), "uri": (uris, pa.string())}
+    return pa.table({name: pa.array(values, kind) for name, (values, kind) in columns.items()})
 
 
-def open_shards(store: ObjectStore, rows: Sequence[EmbeddedShard], *, dim: int, cache: Path) -> Iterator[VectorShard]:
-    """Shards one after the other."""
-    for row in rows:
-        yield open_shard(store, row, dim=dim, cache=cache)
+def take(shards: Sequence[VectorShard], rows: NDArray[np.int64], *, dim: int) -> Taken:
+    """The vectors and ids of rows (n,) counted over the shards laid end to end."""
+    starts = np.concatenate([[0], np.cumsum([len(shard) for shard in shards])])
+    owners = np.searchsorted(starts, rows, side="right") - 1
+    found = Taken(np.zeros((len(rows), dim), np.float32), [""] * len(rows), [""] * len(rows), [0] * len(rows))
+    for owner in np.unique(owners).tolist():
+        shard, places = shards[owner], np.flatnonzero(owners == owner)
+        inside = rows[places] - starts[owner]
+        found.vectors[places] = shard.vectors[inside]
+        picked = shard.ids.take(pa.array(inside))
+        named = zip(picked.column("sample_id").to_pylist(), picked.column("uri").to_pylist(), strict=True)
+        for place, (sample_id, uri) in zip(places.tolist(), named, strict=True):
+            found.sample_ids[place], found.uris[place], found.shard_ids[place] = sample_id, uri, shard.row.shard_id
+    return found
 
 
 def gather(
-    shards: Iterator[VectorShard], sample_ids: Sequence[str], *, dim: int
+    shards: Sequence[VectorShard], sample_ids: Sequence[str], *, dim: int
 ) -> tuple[NDArray[np.float32], list[str]]:
-    """Vectors (n, dim) in the order of `sample_ids`, and the ids that no shard holds (their rows are zero)."""
-    wanted = {sample_id: place for place, sample_id in enumerate(sample_ids)}
+    """Vectors (n, dim) of distinct samples in the order given, and the ids that no shard holds (their rows are zero)."""
     found = np.zeros((len(sample_ids), dim), dtype=np.float32)
-    missing = dict.fromkeys(sample_ids)
+    places = {sample_id: place for place, sample_id in enumerate(sample_ids)}
     for shard in shards:
-        hits = [(row, sample_id) for row, sample_id in enumerate(shard.sample_ids.tolist()) if sample_id in missing]
-        for row, sample_id in hits:
-            found[wanted[sample_id]] = shard.vectors[row]
-            missing.pop(sample_id, None)
-        if not missing:
+        hits = [(row, places.pop(sample_id)) for row, sample_id in enumerate(shard.sample_ids) if sample_id in places]
+        if hits:
+            inside, outside = np.asarray(hits, dtype=np.int64).T
+            found[outside] = shard.vectors[inside]
+        if not places:
             break
-    return found, list(missing)
-
-
-def ids_table(sample_ids: Sequence[str], manifest_rows: Sequence[int], uris: Sequence[str]) -> pa.Table:
-    """The Parquet beside a shard's vectors."""
-    return pa.table(
-        {
-            "sample_id": pa.array(sample_ids, pa.string()),
-            "row": pa.array(manifest_rows, pa.int64()),
-            "uri": pa.array(uris, pa.string()),
-        }
-    )
+    return found, list(places)

@@ -7,7 +7,10 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 from sqlmodel import AutoString, SQLModel
 
+from models import campaign, corpus, labeling, learning
 from models.base import UtcDateTime
+
+TABLES_OF = (campaign, corpus, labeling, learning)  # importing them fills SQLModel.metadata
 
 
 def render(kind: str, item: Any, _context: Any) -> str | Literal[False]:
@@ -15,7 +18,8 @@ def render(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     if kind == "type" and isinstance(item, UtcDateTime):
         return "sa.DateTime(timezone=True)"
     if kind == "type" and isinstance(item, AutoString):
-        return f"sa.String(length={item.impl_instance.length})" if item.impl_instance.length else "sa.String()"
+        length = getattr(item.impl_instance, "length", None)
+        return f"sa.String(length={length})" if length else "sa.String()"
     return False
 
 

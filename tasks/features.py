@@ -1,0 +1,66 @@
+"""Vectors of named samples under one encoder, from the shards that hold them or, failing that, from the images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from models.corpus import EmbeddedShard, EncoderSpec, Sample
+from models.errors import Incompatible
+from storage import corpora, vectors
+from storage.stores import Stores
+from tasks.embedding import encode_bytes, load_encoder
+
+
+def open_shards(stores: Stores, rows: Sequence[EmbeddedShard], encoder: EncoderSpec) -> list[vectors.VectorShard]:
+    """The shards' vectors, mapped when they are looked at."""
+    return [vectors.VectorShard(stores.objects, row, encoder.dim, stores.cache) for row in rows]
+
+
+def of_listing(stores: Stores, listing: pa.Table, encoder: EncoderSpec) -> NDArray[np.float32]:
+    """Vectors (n, dim) of a dataset's or scenario's rows. Raises Incompatible when the encoder has not seen them all."""
+    found, missing = _of_shards(
+        stores, listing.column("sample_id").to_pylist(), listing.column("shard_id").to_pylist(), encoder
+    )
+    if missing:
+        raise Incompatible(
+            f"{len(missing)} labelled samples have no vectors of encoder '{encoder.name}'; embed their corpora with: "
+            f"dipnet embed CORPUS --encoder {encoder.name}"
+        )
+    return found
+
+
+def of_samples(stores: Stores, samples: Sequence[Sample], encoder: EncoderSpec) -> NDArray[np.float32]:
+    """Vectors (n, dim) of samples from anywhere; those that no shard holds are encoded now."""
+    shard_ids = [sample.shard_id for sample in samples if sample.shard_id is not None]
+    found, missing = _of_shards(stores, [sample.id for sample in samples], shard_ids, encoder)
+    for place, sample in enumerate(samples):
+        if sample.id in missing:
+            network = load_encoder(encoder.name, stores.settings.device)
+            if network.spec.key != encoder.key:
+                raise Incompatible(
+                    f"encoder '{encoder.name}' has changed since the corpora were embedded; embed them again with: "
+                    f"dipnet embed CORPUS --encoder {encoder.name}"
+                )
+            data = stores.read_uri(sample.uri)
+            _, found[place] = encode_bytes(network, data, source=sample.uri, max_pixels=stores.settings.max_pixels)
+    return found
+
+
+def _of_shards(
+    stores: Stores, sample_ids: Sequence[str], shard_ids: Sequence[int], encoder: EncoderSpec
+) -> tuple[NDArray[np.float32], list[str]]:
+    rows = corpora.embedded_by_shard(stores.db, shard_ids=shard_ids, encoder_id=encoder.id or 0)
+    return vectors.gather(open_shards(stores, rows, encoder), sample_ids, dim=encoder.dim)
+
+
+def known_vectors(stores: Stores, samples: Sequence[Sample], encoder: EncoderSpec) -> NDArray[np.float32]:
+    """Vectors (m, dim) of those samples that the encoder has seen; the others are left out, not encoded."""
+    shard_ids = [sample.shard_id for sample in samples if sample.shard_id is not None]
+    ids = [sample.id for sample in samples]
+    found, missing = _of_shards(stores, ids, shard_ids, encoder)
+    unseen = set(missing)
+    return found[[place for place, sample_id in enumerate(ids) if sample_id not in unseen]]
