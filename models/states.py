@@ -8,8 +8,6 @@ from typing import TypeVar
 
 from models.errors import IllegalMove
 
-S = TypeVar("S", bound="State")  # not Self, which mypy narrows to one member after a comparison
-
 
 class State(StrEnum):
     """An enum whose members know what may follow them."""
@@ -19,16 +17,21 @@ class State(StrEnum):
         """For every state the states that may follow it; a state that is absent is final."""
         raise NotImplementedError
 
-    def may_become(self: S, target: S) -> bool:
-        """Whether that state is this one or may follow it."""
-        return target is self or target in self.moves().get(self, ())
 
-    def to(self: S, target: S) -> S:
-        """`target`, when it may follow. Raises IllegalMove."""
-        if self.may_become(target):
-            return target
-        allowed = ", ".join(self.moves().get(self, ())) or "nothing: it is final"
-        raise IllegalMove(f"{type(self).__name__} cannot go from '{self}' to '{target}'; what may follow: {allowed}")
+S = TypeVar("S", bound=State)
+
+
+def may_move(state: S, target: S) -> bool:
+    """Whether the target is the present state or may follow it."""
+    return target is state or target in state.moves().get(state, ())
+
+
+def move(state: S, target: S) -> S:
+    """The target, when it may follow. Raises IllegalMove."""
+    if may_move(state, target):
+        return target
+    allowed = ", ".join(state.moves().get(state, ())) or "nothing: it is final"
+    raise IllegalMove(f"{type(state).__name__} cannot go from '{state}' to '{target}'; what may follow: {allowed}")
 
 
 class IssueState(State):

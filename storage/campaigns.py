@@ -9,7 +9,7 @@ from sqlmodel import Session, col, func, select
 from models.campaign import Campaign, CampaignRun, Candidate, Exemplar, Issue
 from models.corpus import Sample
 from models.errors import BadInput, NotFound
-from models.states import CandidateState, IssueState
+from models.states import CandidateState, IssueState, may_move, move
 
 
 def find_issue(db: Session, *, name: str) -> Issue | None:
@@ -135,7 +135,7 @@ def decided_samples(db: Session, *, campaign_id: int, but_run: int) -> set[str]:
 
 def advance_issue(db: Session, *, issue: Issue, target: IssueState) -> None:
     """Move an issue on where its state allows it; an issue that is elsewhere stays there."""
-    if issue.state.may_become(target):
-        issue.state = issue.state.to(target)
+    if may_move(issue.state, target):
+        issue.state = move(issue.state, target)
     db.add(issue)
     db.flush()

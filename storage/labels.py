@@ -9,7 +9,7 @@ from sqlmodel import Session, col, func, select
 from models.campaign import Campaign, CampaignRun, Candidate
 from models.corpus import Corpus, Sample, Shard
 from models.labeling import Label, LabelBatch, LabelRequest
-from models.states import CandidateState, RequestState
+from models.states import CandidateState, RequestState, move
 from models.values import Answer
 
 
@@ -82,9 +82,9 @@ def record(db: Session, *, request: LabelRequest, candidate: Candidate, answer: 
         )
     )
     if all(label.answered_at <= answer.answered_at for label in known):
-        request.state = request.state.to(answer.state)
+        request.state = move(request.state, answer.state)
         done = CandidateState.LABELLED if answer.state is RequestState.LABELLED else CandidateState.SKIPPED
-        candidate.state = candidate.state.to(done)
+        candidate.state = move(candidate.state, done)
         db.add_all([request, candidate])
     db.flush()
     return True

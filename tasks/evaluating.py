@@ -101,7 +101,7 @@ def compare(before: str, after: str, scenario_name: str, resamples: int, seed: i
     with open_stores() as stores:
         models = [runs.get_model(stores.db, name=name) for name in (before, after)]
         scenario = runs.get_scenario(stores.db, name=scenario_name)
-        ids = [row.id or 0 for row in (*models, scenario)]
+        ids = [models[0].id or 0, models[1].id or 0, scenario.id or 0]
         found = runs.find_comparison(stores.db, before_id=ids[0], after_id=ids[1], scenario_id=ids[2])
         if found is None:
             both = [_predictions_of(stores, model, scenario) for model in models]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.labeling import LabelBatch
-from models.states import RequestState, RunState
+from models.states import RequestState, RunState, move
 from models.values import Answer, Synced
 from storage import campaigns, labels
 from storage.stores import open_stores
@@ -41,7 +41,7 @@ def sync_batch(batch_id: int) -> Synced:
         states = labels.count_states(stores.db, batch_id=batch_id)
         batch.complete = RequestState.PENDING not in states
         if batch.complete:
-            run.state = run.state.to(RunState.LABELLED)
+            run.state = move(run.state, RunState.LABELLED)
         stores.db.add_all([batch, run])
         campaign = campaign_of(stores, run).name
     return Synced(

@@ -15,7 +15,7 @@ from models.campaign import Campaign, CampaignRun, Candidate
 from models.corpus import EncoderSpec, Sample
 from models.errors import BadInput
 from models.learning import ModelVersion
-from models.states import Arm, IssueState, RunState, Split
+from models.states import Arm, IssueState, RunState, Split, move
 from models.values import CampaignPlan, Mined, SelectionPolicy
 from storage import campaigns, corpora, labels, runs, vectors
 from storage.stores import Stores, open_stores
@@ -111,7 +111,7 @@ def _mine(stores: Stores, run: CampaignRun) -> None:
 
     _save(stores, run, selected, exemplars, version=probe.version if probe else "random-1")
     run.scanned, run.excluded = sum(len(shard) for shard in shards), selected.excluded
-    run.state = run.state.to(RunState.MINED)
+    run.state = move(run.state, RunState.MINED)
     stores.db.add(run)
 
 

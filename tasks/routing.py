@@ -9,7 +9,7 @@ from models.campaign import Campaign, CampaignRun, Candidate, Issue
 from models.errors import BadInput
 from models.labeling import LabelBatch, LabelRequest
 from models.learning import ModelVersion
-from models.states import CandidateState, IssueState, RunState
+from models.states import CandidateState, IssueState, RunState, move
 from models.values import CampaignPlan, ProjectBrief, RequestDraft, Sent
 from storage import campaigns, corpora, labels
 from storage.labelers import Labeler
@@ -52,8 +52,8 @@ def send_batch(batch_id: int) -> Sent:
             external = labeler.send(batch.project, _drafts(stores, run, pairs))
             for request, candidate in pairs:
                 request.external_id = external[request.key]
-                candidate.state = candidate.state.to(CandidateState.SENT)
-            run.state = run.state.to(RunState.SENT)
+                candidate.state = move(candidate.state, CandidateState.SENT)
+            run.state = move(run.state, RunState.SENT)
             stores.db.add_all([run, *(row for pair in pairs for row in pair)])
         url = labeler.url(batch.project)
     return Sent(run_id=run.id or 0, batch_id=batch_id, project=batch.project, sent=len(pairs), url=url)
@@ -90,7 +90,7 @@ def _add_requests(stores: Stores, run: CampaignRun, batch: LabelBatch) -> None:
     for candidate in campaigns.candidates_of(stores.db, run_id=run.id or 0):
         if candidate.state is CandidateState.DISCARDED:
             continue
-        candidate.state = candidate.state.to(CandidateState.ACCEPTED)
+        candidate.state = move(candidate.state, CandidateState.ACCEPTED)
         key = hashlib.sha256(f"{run.key}:{candidate.sample_id}".encode()).hexdigest()[:32]
         stores.db.add_all([candidate, LabelRequest(batch_id=batch.id or 0, candidate_id=candidate.id or 0, key=key)])
 
