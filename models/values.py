@@ -230,3 +230,44 @@ class Answer(Report):
     annotator: str = ""
     lead_seconds: float = 0.0
     answered_at: datetime
+
+
+class Proposed(Report):
+    """An issue that discovery opened or found again."""
+
+    issue: str
+    class_name: str
+    taken_for: str
+    failures: int
+    exemplars: int
+    slice_where: str
+
+
+class CampaignOutcome(Report):
+    """Outcome of run-campaign."""
+
+    campaign: str
+    mined: Mined
+    sent: Sent | None = None
+
+
+class Retrained(Report):
+    """Outcome of retrain-and-evaluate."""
+
+    fitted: Fitted
+    evaluations: dict[str, int] = Field(description="evaluation by scenario")
+    comparisons: list[Compared]
+    gate: Gated | None = None
+
+
+class ReportPlan(Plan):
+    """What a report compares: a model before, one after a campaign, and one after its control arm."""
+
+    issue: str = Field(description="Issue that the campaign was about")
+    before: str = Field(description="Model version before")
+    after: str = Field(description="Model version with the campaign's labels")
+    control: str = Field(description="Model version with the control arm's labels")
+    campaign: str = Field(description="Campaign")
+    control_campaign: str = Field(description="Control campaign of equal budget")
+    overall: str = Field(description="Scenario over all holdout data")
+    slice: str = Field(description="Scenario of the issue's slice")

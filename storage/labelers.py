@@ -1,6 +1,6 @@
 """Who answers label requests: a protocol, and the oracle that answers from a file of known truth.
 
-Label Studio's implementation is in storage.labelstudio. Another tool is another class with these four methods.
+Label Studio's implementation is in storage.labelstudio. Another tool is another class with these methods.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class Labeler(Protocol):
         """Answers new or changed since then. `waiting` is {key: sample id} of the requests that have no answer yet."""
         ...
 
+    def check(self) -> dict[str, str]:
+        """What it is, for `dipnet doctor`. Raises Unavailable when it does not answer or refuses us."""
+        ...
+
     def url(self, project: str) -> str:
         """Where a person opens the project; empty when there is nothing to open."""
         ...
@@ -44,7 +48,7 @@ class OracleLabeler:
     name = "oracle"
 
     def __init__(self, truth: Mapping[str, str]) -> None:
-        self._truth = truth
+        self.truth = truth
 
     @classmethod
     def from_csv(cls, path: Path) -> OracleLabeler:
@@ -70,7 +74,7 @@ class OracleLabeler:
     def answers(self, project: str, *, waiting: Mapping[str, str], since: datetime | None) -> Iterator[Answer]:  # noqa: ARG002
         """An answer for every waiting request; a sample of unknown truth is skipped, as a person would."""
         for key, sample_id in waiting.items():
-            class_name = self._truth.get(sample_id, "")
+            class_name = self.truth.get(sample_id, "")
             yield Answer(
                 key=key,
                 external_id=key,
@@ -79,6 +83,10 @@ class OracleLabeler:
                 annotator="oracle",
                 answered_at=datetime.now(UTC),
             )
+
+    def check(self) -> dict[str, str]:
+        """How much it knows."""
+        return {"oracle": f"knows {len(self.truth)} samples"}
 
     def url(self, project: str) -> str:  # noqa: ARG002
         """Nothing to open."""

@@ -66,7 +66,7 @@ def where(table: pa.Table, condition: str) -> pa.Table:
             raise BadInput(
                 f"condition '{condition}' cannot be used ({reason}); columns: {', '.join(table.column_names)}"
             ) from None
-    return table.take(rows)
+    return table.take(pa.array(rows, pa.int64()))
 
 
 def column(table: pa.Table, name: str, *, source: str) -> list[str]:

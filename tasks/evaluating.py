@@ -25,6 +25,9 @@ from tasks.ingesting import read_manifest
 from tasks.learning import listing_of
 from tasks.steps import step
 
+EVALUATION = (Split.DEVELOPMENT, Split.HOLDOUT)
+OVERALL = "all-holdout"
+
 
 class Predictions(NamedTuple):
     """A model's answers on a scenario, as places in one list of class names."""
@@ -64,17 +67,28 @@ def freeze_scenario(name: str, corpus_names: Sequence[str], where: str = "", iss
 
 
 @step()
+def default_scenarios() -> list[str]:
+    """One scenario for every evaluation corpus, under the corpus's name, frozen when it is new."""
+    with open_stores() as stores:
+        held = [c.name for split in EVALUATION for c in corpora.list_corpora(stores.db, split=split)]
+    for name in held:
+        freeze_scenario(name, [name])
+    return held
+
+
+@step()
+def overall_scenario() -> str:
+    """The name of the scenario over all holdout corpora, frozen when it is new."""
+    freeze_scenario(OVERALL, _holdout_corpora())
+    return OVERALL
+
+
+@step()
 def issue_scenario(issue_name: str) -> str:
     """The name of the scenario that holds an issue's slice of every holdout corpus, frozen when it is new."""
     with open_stores() as stores:
-        issue = campaigns.get_issue(stores.db, name=issue_name)
-        held = [corpus.name for corpus in corpora.list_corpora(stores.db, split=Split.HOLDOUT)]
-        where = issue.slice_where
-    if not held:
-        raise BadInput(
-            "there is no holdout corpus; add one with: dipnet corpus add NAME PREFIX --split holdout --labels COLUMN"
-        )
-    freeze_scenario(f"issue-{issue_name}", held, where, issue_name)
+        where = campaigns.get_issue(stores.db, name=issue_name).slice_where
+    freeze_scenario(f"issue-{issue_name}", _holdout_corpora(), where, issue_name)
     return f"issue-{issue_name}"
 
 
@@ -156,9 +170,19 @@ def read_predictions(stores: Stores, inference: InferenceSet) -> Predictions:
     )
 
 
+def _holdout_corpora() -> list[str]:
+    with open_stores() as stores:
+        held = [corpus.name for corpus in corpora.list_corpora(stores.db, split=Split.HOLDOUT)]
+    if not held:
+        raise BadInput(
+            "there is no holdout corpus; add one with: dipnet corpus add NAME PREFIX --split holdout --labels COLUMN"
+        )
+    return held
+
+
 def _evaluation_corpus(stores: Stores, name: str) -> Corpus:
     corpus = corpora.get_corpus(stores.db, name=name)
-    if corpus.split not in (Split.DEVELOPMENT, Split.HOLDOUT):
+    if corpus.split not in EVALUATION:
         raise BadInput(
             f"corpus '{name}' is not for evaluation (split: {corpus.split or 'none'}); "
             "name one that was added with --split development or --split holdout"

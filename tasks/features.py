@@ -12,6 +12,7 @@ from models.corpus import EmbeddedShard, EncoderSpec, Sample
 from models.errors import Incompatible
 from storage import corpora, vectors
 from storage.stores import Stores
+from tasks.compute.encoder import Encoder
 from tasks.embedding import encode_bytes, load_encoder
 
 
@@ -39,13 +40,8 @@ def of_samples(stores: Stores, samples: Sequence[Sample], encoder: EncoderSpec) 
     found, missing = _of_shards(stores, [sample.id for sample in samples], shard_ids, encoder)
     for place, sample in enumerate(samples):
         if sample.id in missing:
-            network = load_encoder(encoder.name, stores.settings.device)
-            if network.spec.key != encoder.key:
-                raise Incompatible(
-                    f"encoder '{encoder.name}' has changed since the corpora were embedded; embed them again with: "
-                    f"dipnet embed CORPUS --encoder {encoder.name}"
-                )
             data = stores.read_uri(sample.uri)
+            network = network_of(stores, encoder)
             _, found[place] = encode_bytes(network, data, source=sample.uri, max_pixels=stores.settings.max_pixels)
     return found
 
@@ -55,6 +51,17 @@ def _of_shards(
 ) -> tuple[NDArray[np.float32], list[str]]:
     rows = corpora.embedded_by_shard(stores.db, shard_ids=shard_ids, encoder_id=encoder.id or 0)
     return vectors.gather(open_shards(stores, rows, encoder), sample_ids, dim=encoder.dim)
+
+
+def network_of(stores: Stores, encoder: EncoderSpec) -> Encoder:
+    """The encoder itself. Raises Incompatible when what loads today is not what made the vectors."""
+    network = load_encoder(encoder.name, stores.settings.device)
+    if network.spec.key != encoder.key:
+        raise Incompatible(
+            f"encoder '{encoder.name}' has changed since the corpora were embedded; embed them again with: "
+            f"dipnet embed CORPUS --encoder {encoder.name}"
+        )
+    return network
 
 
 def known_vectors(stores: Stores, samples: Sequence[Sample], encoder: EncoderSpec) -> NDArray[np.float32]:

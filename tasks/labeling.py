@@ -21,6 +21,13 @@ def batches_to_sync(campaign_names: list[str]) -> list[int]:
 
 
 @step()
+def open_projects() -> list[str]:
+    """Projects of the batches that wait for answers."""
+    with open_stores() as stores:
+        return [batch.project for batch, _ in labels.open_batches(stores.db, campaigns=[])]
+
+
+@step()
 def sync_batch(batch_id: int) -> Synced:
     """Fetch answers since the watermark and store them. Running it twice adds nothing."""
     with open_stores() as stores:

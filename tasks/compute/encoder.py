@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # the names that open_clip looks for
+
 
 class EncoderError(Exception):
     """An encoder that cannot be had; the text says why and what to do."""
@@ -109,6 +111,8 @@ def _load(name: str) -> tuple[Any, Any, Any]:
             raise EncoderError(
                 f"encoder folder '{name}' has no open_clip_config.json; export it with open_clip's push_to_hf_hub layout"
             )
+        if not any((folder / weights).is_file() for weights in WEIGHTS):  # open_clip would go on with random ones
+            raise EncoderError(f"encoder folder '{name}' has no weights; put one of {', '.join(WEIGHTS)} there")
         reference, pretrained = f"local-dir:{folder.absolute()}", None
     else:
         architecture, _, pretrained = name.partition("/")

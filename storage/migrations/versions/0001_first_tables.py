@@ -27,6 +27,7 @@ def upgrade() -> None:
             sa.Enum("train", "development", "holdout", name="split", native_enum=False, length=20),
             nullable=True,
         ),
+        sa.Column("label_column", sa.String(length=200), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_corpus")),
         sa.UniqueConstraint("name", name=op.f("uq_corpus_name")),

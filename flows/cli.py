@@ -1,0 +1,367 @@
+"""The `dipnet` command: the same functions as the flows, for people and for scripts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from flows import console
+from models.errors import DipnetError
+from models.values import (
+    CampaignPlan,
+    DiscoverPlan,
+    EmbedPlan,
+    IngestPlan,
+    RetrainPlan,
+    SelectionPolicy,
+    SyncPlan,
+)
+
+HELP = """Turn a handful of a model's failures into a labelled, retrained, measured improvement.
+
+Start with `dipnet demo`. With your own data, in this order:
+
+ 1. dipnet corpus add … · dipnet embed …      images become vectors
+ 2. dipnet train … · dipnet evaluate …        a baseline, and where it fails
+ 3. dipnet issue new … · dipnet issue add …   name a failure and show it
+ 4. dipnet campaign run …                     find more of the same, and send it to be labelled
+ 5. dipnet labels sync · dipnet train …       take the labels back, retrain, and see what it gained
+
+Everything lives under DIPNET_ROOT (default: ./dipnet-data); `dipnet doctor` says whether all is well.
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+corpus_app = typer.Typer(help="Corpora: named sets of images.", no_args_is_help=True)
+issue_app = typer.Typer(help="Issues: named failures, shown by exemplars.", no_args_is_help=True)
+campaign_app = typer.Typer(help="Campaigns: find more of an issue and have it labelled.", no_args_is_help=True)
+labels_app = typer.Typer(help="Labels: what came back.", no_args_is_help=True)
+for name, group in (("corpus", corpus_app), ("issue", issue_app), ("campaign", campaign_app), ("labels", labels_app)):
+    app.add_typer(group, name=name)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Encoder = Annotated[
+    str, typer.Option(help="MODEL/PRETRAINED of open_clip or a checkpoint's folder; default: DIPNET_ENCODER.")
+]
+
+
+def main() -> None:
+    """Run the command; an error of ours is one line and an exit code (2 input, 3 incompatible, 4 corrupt, 5 unavailable)."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    try:
+        app()
+    except DipnetError as error:
+        console.complain(str(error), code=error.exit_code)
+        sys.exit(error.exit_code)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors())
+        console.complain(f"{wrong}; see --help", code=2)
+        sys.exit(2)
+
+
+@corpus_app.command("add")
+def corpus_add(
+    name: Annotated[str, typer.Argument(help="A new name, or that of a corpus to look through again.")],
+    prefix: Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix that the images lie under.")],
+    split: Annotated[str, typer.Option(help="none, train, development or holdout.")] = "none",
+    labels: Annotated[str, typer.Option(help="Column of metadata.csv with the class, or 'folder'.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List the images under a prefix; what is there already is not added twice.
+
+    A metadata.csv under the prefix, with a column file_name, adds columns to filter on.
+    """
+    from flows.control_plane import call
+    from flows.corpus import ingest_corpus
+
+    plan = IngestPlan(corpus=name, prefix=prefix, split=split, label_column=labels)
+    console.show(call(ingest_corpus)(plan), as_json=as_json)
+
+
+@corpus_app.command("list")
+def corpus_list(as_json: Json = False) -> None:
+    """Every corpus."""
+    from tasks import views
+
+    console.show(views.corpora_rows(), as_json=as_json, title="corpora")
+
+
+@corpus_app.command("show")
+def corpus_show(
+    name: str,
+    quarantine: Annotated[bool, typer.Option("--quarantine", help="List the unreadable images instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """One corpus: images, vectors, columns, quarantine."""
+    from tasks import views
+
+    found: Any = views.quarantine_rows(name) if quarantine else views.corpus_record(name)
+    console.show(found, as_json=as_json, title=f"quarantine of {name}" if quarantine else "")
+
+
+@app.command()
+def embed(
+    corpora: Annotated[list[str], typer.Argument(help="Names of corpora.")],
+    encoder: Encoder = "",
+    batch_size: Annotated[int, typer.Option(help="Images that the encoder sees at once.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Turn images into vectors. Unreadable images are counted and set aside; shards that have vectors are skipped."""
+    from flows.control_plane import call
+    from flows.corpus import embed_corpus
+
+    with console.progress():
+        found = call(embed_corpus)(EmbedPlan(corpora=corpora, encoder=encoder, batch_size=batch_size))
+    console.show(found, as_json=as_json, title="embedded")
+
+
+@app.command()
+def search(
+    corpus: Annotated[str, typer.Argument(help="Name of an embedded corpus.")],
+    text: Annotated[str, typer.Option(help="What to look for, in words.")] = "",
+    image: Annotated[Path | None, typer.Option(help="What to look for, as an image file.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=10_000, help="How many to show.")] = 20,
+    encoder: Encoder = "",
+    as_json: Json = False,
+) -> None:
+    """The images of a corpus most like a text or an image."""
+    from tasks import searching
+
+    found = searching.search(corpus, image=image, text=text, encoder_name=encoder, top=top)
+    console.show(found, as_json=as_json, title=f"most like {text or image}")
+
+
+@issue_app.command("new")
+def issue_new(
+    name: Annotated[str, typer.Argument(help="A name such as white-shiba.")],
+    class_name: Annotated[str, typer.Option("--class", help="The class that the model gets wrong.")],
+    where: Annotated[str, typer.Option(help="SQL over metadata columns that delimits the issue's slice.")] = "",
+    describe: Annotated[str, typer.Option(help="What goes wrong, in a sentence, for annotators.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Name a failure."""
+    from tasks import searching
+
+    console.show(searching.new_issue(name, class_name=class_name, where=where, description=describe), as_json=as_json)
+
+
+@issue_app.command("add")
+def issue_add(
+    name: str,
+    images: Annotated[list[Path], typer.Argument(help="Image files that show the issue.")],
+    negative: Annotated[bool, typer.Option("--negative", help="They show what the issue is not.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Add exemplars; the issue's version moves."""
+    from tasks import searching
+
+    console.show(searching.add_exemplars(name, images, positive=not negative), as_json=as_json)
+
+
+@issue_app.command("list")
+def issue_list(as_json: Json = False) -> None:
+    """Every issue and its state."""
+    from tasks import views
+
+    console.show(views.issue_rows(), as_json=as_json, title="issues")
+
+
+@issue_app.command("show")
+def issue_show(name: str, as_json: Json = False) -> None:
+    """One issue and its exemplars."""
+    from tasks import views
+
+    console.show(views.issue_record(name), as_json=as_json)
+
+
+@issue_app.command("discover")
+def issue_discover(
+    model: Annotated[str, typer.Argument(help="A model version that fails.")],
+    scenario: Annotated[str, typer.Option(help="Scenario on development data.")],
+    exemplars: Annotated[int, typer.Option(help="Failures to keep as exemplars.")] = 10,
+    encoder: Encoder = "",
+    as_json: Json = False,
+) -> None:
+    """Open an issue from the clearest cluster of a model's failures on development data."""
+    from flows.control_plane import call
+    from flows.discovery import discover_failures
+
+    plan = DiscoverPlan(model=model, scenario=scenario, exemplars=exemplars, encoder=encoder)
+    console.show(call(discover_failures)(plan), as_json=as_json)
+
+
+@campaign_app.command("run")
+def campaign_run(
+    name: Annotated[str, typer.Argument(help="A new name, or that of a campaign to run again.")],
+    issue: Annotated[str, typer.Option(help="An issue with exemplars.")],
+    corpus: Annotated[list[str], typer.Option(help="A corpus to search; repeat for several.")],
+    budget: Annotated[int, typer.Option(help="Label requests to send.")] = 200,
+    strategy: Annotated[str, typer.Option(help="probe, nearest or random.")] = "probe",
+    seed: Annotated[int, typer.Option(help="Seed of chance.")] = 0,
+    model: Annotated[str, typer.Option(help="Model version whose predictions go along.")] = "",
+    class_name: Annotated[list[str] | None, typer.Option("--class", help="A class to choose from; repeat.")] = None,
+    encoder: Encoder = "",
+    route: Annotated[bool, typer.Option("--route/--no-route", help="Send the choice, or stop after mining.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Mine corpora for more of an issue, choose within a budget, and send the choice to be labelled."""
+    from flows.campaign import run_campaign
+    from flows.control_plane import call
+
+    policy = SelectionPolicy(strategy=strategy, budget=budget, seed=seed)
+    plan = CampaignPlan(
+        campaign=name, issue=issue, corpora=corpus, policy=policy, encoder=encoder, model=model, route=route,
+        class_names=class_name or [],
+    )  # fmt: skip
+    with console.progress():
+        found = call(run_campaign)(plan)
+    sent = found.sent.model_dump() if found.sent else {}
+    console.show({"campaign": name, **found.mined.model_dump(), **sent}, as_json=as_json)
+
+
+@campaign_app.command("list")
+def campaign_list(as_json: Json = False) -> None:
+    """Every campaign run: what was scanned, chosen, sent and answered."""
+    from tasks import views
+
+    console.show(views.campaign_rows(), as_json=as_json, title="campaign runs")
+
+
+@campaign_app.command("show")
+def campaign_show(name: str, as_json: Json = False) -> None:
+    """A campaign's candidates, and why each is there."""
+    from tasks import views
+
+    console.show(views.candidate_rows(name), as_json=as_json, title=f"candidates of {name}")
+
+
+@labels_app.command("sync")
+def labels_sync(
+    campaigns: Annotated[list[str] | None, typer.Argument(help="Only these campaigns; default: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch new answers for every open batch. Running it twice adds nothing."""
+    from flows.control_plane import call
+    from flows.labeling import sync_labels
+
+    console.show(
+        call(sync_labels)(SyncPlan(campaigns=campaigns or [])), as_json=as_json, title="batches that were open"
+    )
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="Name of the new model version.")],
+    corpora: Annotated[list[str], typer.Argument(help="Corpora with split train.")],
+    campaign: Annotated[list[str] | None, typer.Option(help="A campaign whose labels are added; repeat.")] = None,
+    compare_with: Annotated[str, typer.Option(help="Model version to compare with.")] = "",
+    issue: Annotated[str, typer.Option(help="Issue that the gate is about.")] = "",
+    encoder: Encoder = "",
+    seed: Annotated[int, typer.Option(help="Seed of the fit and of the bootstrap.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Freeze a dataset version, fit a classifier, evaluate it and, where asked, compare and judge it."""
+    from flows.control_plane import call
+    from flows.training import retrain_and_evaluate
+
+    plan = RetrainPlan(
+        model=model, corpora=corpora, campaigns=campaign or [], compare_with=compare_with, issue=issue, encoder=encoder,
+        seed=seed,
+    )  # fmt: skip
+    found = call(retrain_and_evaluate)(plan)
+    gate = {"gate": found.gate.verdict.value, "reasons": found.gate.reasons} if found.gate else {}
+    console.show({**found.fitted.model_dump(), "scenarios": list(found.evaluations), **gate}, as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model version.")],
+    scenario: Annotated[str, typer.Option(help="A scenario, or the name to freeze a new one under.")],
+    corpus: Annotated[list[str] | None, typer.Option(help="Evaluation corpus of a new scenario; repeat.")] = None,
+    where: Annotated[str, typer.Option(help="SQL over metadata columns that a new scenario's images meet.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Precision, recall and F1 of a model on a scenario, by class and over all."""
+    from tasks import evaluating, views
+
+    if corpus:
+        evaluating.freeze_scenario(scenario, corpus, where)
+    evaluating.evaluate(model, scenario)
+    found = views.evaluation_record(model, scenario)
+    console.show(found if as_json else found["classes"], as_json=as_json, title=f"{model} on {scenario}")
+
+
+@app.command()
+def compare(
+    before: Annotated[str, typer.Argument(help="A model version.")],
+    after: Annotated[str, typer.Argument(help="Another one.")],
+    scenario: Annotated[str, typer.Option(help="A scenario.")],
+    resamples: Annotated[int, typer.Option(min=200, help="Bootstrap resamples.")] = 2_000,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Every metric's difference between two models on the same samples, with its paired 95 % interval."""
+    from tasks import evaluating, views
+
+    for model in (before, after):
+        evaluating.evaluate(model, scenario)
+    found = evaluating.compare(before, after, scenario, resamples=resamples, seed=seed)
+    console.show(views.delta_rows(found.comparison_id), as_json=as_json, title=f"{before} → {after} on {scenario}")
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="Port of the Prefect server, where none is configured.")] = 4200,
+) -> None:
+    """Serve every flow as a deployment, so that campaigns can be launched from the Prefect UI's forms.
+
+    Where PREFECT_API_URL names a server, its UI shows them; otherwise one is started on loopback.
+    """
+    from flows.serving import serve_all
+
+    serve_all(port=port)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path | None, typer.Option(help="Where everything goes; default: ./dipnet-demo.")] = None,
+    label_studio: Annotated[
+        bool,
+        typer.Option("--label-studio", help="Have the batches answered in a real Label Studio, started for the demo."),
+    ] = False,
+    label_studio_url: Annotated[
+        str, typer.Option(help="Use this Label Studio (token: DIPNET_LABEL_STUDIO_TOKEN).")
+    ] = "",
+    budget: Annotated[int, typer.Option(min=1, help="Label requests of each arm.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is chance.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """The whole loop on real images, in about a minute: a failure found, mined, labelled, retrained and measured."""
+    from flows.demo import Demo, run_demo
+
+    through_studio = label_studio or bool(label_studio_url)
+    home = folder or Path("dipnet-demo-label-studio" if through_studio else "dipnet-demo")
+    run_demo(Demo(home.absolute(), budget, seed, through_studio, label_studio_url), as_json=as_json)
+
+
+@app.command()
+def doctor(
+    encoder: Annotated[bool, typer.Option("--encoder", help="Load the encoder too.")] = False,
+    settings: Annotated[bool, typer.Option("--settings", help="List every setting instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Whether settings, database, object store, Prefect and Label Studio are well, and what to do where they are not."""
+    from tasks import checking
+
+    if settings:
+        console.show(checking.settings_rows(), as_json=as_json, title="settings")
+        return
+    rows = checking.checks(load_encoder_too=encoder)
+    console.show(rows, as_json=as_json, title="dipnet doctor")
+    if any(row["ok"] is False for row in rows):
+        sys.exit(1)

@@ -1,0 +1,106 @@
+"""How the `dipnet` command speaks: tables for people, JSON for scripts, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+Row = Mapping[str, Any]
+
+
+class RichProgress:
+    """Shows the progress of steps as bars."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+
+    def start(self, what: str, total: int) -> int:
+        """A new bar."""
+        return self._bars.add_task(what, total=total)
+
+    def advance(self, number: int, by: int) -> None:
+        """Move a bar on."""
+        self._bars.advance(TaskID(number), by)
+
+
+@contextmanager
+def progress() -> Iterator[None]:
+    """Show bars on standard error for the steps inside the block; they are wiped when it ends."""
+    from tasks.steps import showing
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars, showing(RichProgress(bars)):
+        yield
+
+
+def show(found: BaseModel | Row | Sequence[BaseModel | Row], *, as_json: bool, title: str = "") -> None:
+    """Print a record or a table of records."""
+    many = isinstance(found, Sequence)
+    rows = [_plain(row) for row in (found if isinstance(found, Sequence) else [found])]
+    if as_json:
+        print(json.dumps(rows if many else rows[0], indent=2, default=str))  # noqa: T201  the command's output
+    elif many:
+        print_table(rows, title=title)
+    else:
+        grid = Table(show_header=False, box=None, title=title or None, title_justify="left")
+        for name, value in rows[0].items():
+            grid.add_row(f"[dim]{name.replace('_', ' ')}[/dim]", cell(value))
+        Console().print(grid)
+
+
+def print_table(rows: Sequence[Row], *, title: str = "") -> None:
+    """Print rows that have the same keys."""
+    console = Console()
+    if not rows:
+        console.print(f"[dim]{title or 'nothing'}: none yet[/dim]")
+        return
+    table = Table(title=title or None, title_justify="left")
+    for name, value in rows[0].items():
+        table.add_column(name.replace("_", " "), justify="right" if isinstance(value, int | float) else "left")
+    for row in rows:
+        table.add_row(*(cell(value) for value in row.values()))
+    console.print(table)
+
+
+def cell(value: object) -> str:
+    """A value as a person reads it; square brackets are not markup."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{count} {name}" for name, count in value.items()) or "–"
+    if isinstance(value, list | tuple):
+        return ", ".join(cell(item) for item in value) or "–"
+    return "–" if value in (None, "") else str(value).replace("[", r"\[")
+
+
+def complain(message: str, *, code: int) -> None:
+    """One line on standard error, and as JSON on standard output where JSON was asked for."""
+    if "--json" in sys.argv:
+        print(json.dumps({"error": message, "exit_code": code}))  # noqa: T201  the command's output
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/bold red] {cell(message)}", highlight=False)
+
+
+def _plain(row: BaseModel | Row) -> dict[str, Any]:
+    return row.model_dump(mode="json") if isinstance(row, BaseModel) else dict(row)

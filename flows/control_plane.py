@@ -1,0 +1,106 @@
+"""Where flow runs are recorded: the Prefect API that is configured, or a server of our own that lives as long as we do."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import httpx
+from prefect.flows import Flow
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+from models.errors import BadInput, Unavailable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+HOST = "127.0.0.1"
+START_SECONDS = 180  # 20 s on an idle machine; a busy one has taken three times as long
+QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT_SERVER_LOGGING_LEVEL": "ERROR"}
+
+
+def configured_api() -> str:
+    """The URL of the Prefect API that this environment or profile names; empty when it names none."""
+    return str(PREFECT_API_URL.value() or "")
+
+
+def call(flow: Flow[P, R]) -> Callable[P, R]:
+    """The flow as a Prefect run where an API is configured, and as the plain function where none is."""
+    return flow if configured_api() else flow.fn
+
+
+@contextmanager
+def control_plane(log: Path, *, port: int = 0, ui: bool = False) -> Iterator[str]:
+    """The URL of a Prefect API, usable by flows inside the block. Raises Unavailable when it does not answer.
+
+    A configured API is used as it is. Otherwise `prefect server start` runs on loopback, writes to `log`, and ends with
+    the block, or with this process however it ends. Prefect's own ephemeral mode would outlive a kill.
+    """
+    if url := configured_api():
+        _wait(url, process=None, log=log, seconds=10)
+        yield url
+        return
+    chosen = _free_port(port)
+    url = f"http://{HOST}:{chosen}/api"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(chosen)]
+    command += ["--ui"] if ui else ["--no-ui", "--no-services"]
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603  our own interpreter
+            command,
+            env={**os.environ, **QUIET},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            preexec_fn=end_with_parent,
+        )
+    try:
+        _wait(url, process=process, log=log, seconds=START_SECONDS)
+        with temporary_settings({PREFECT_API_URL: url}):
+            os.environ["PREFECT_API_URL"] = url  # for the processes that a served deployment starts
+            yield url
+    finally:
+        os.environ.pop("PREFECT_API_URL", None)
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def end_with_parent() -> None:
+    """In a child after the fork: receive SIGTERM when the parent dies, even by SIGKILL (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _free_port(port: int) -> int:
+    """That port, or any free one for 0. Raises BadInput when somebody listens there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            raise BadInput(f"port {port} is in use; stop what listens there, or give another with --port") from None
+        return int(probe.getsockname()[1])
+
+
+def _wait(url: str, *, process: "subprocess.Popen[bytes] | None", log: Path, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process is not None and process.poll() is not None:
+            raise Unavailable(f"the Prefect server ended with code {process.returncode}; see {log}")
+        try:
+            if httpx.get(f"{url}/health", timeout=5, trust_env=False).is_success:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.3)
+    profile = "" if process else f" (profile {get_current_settings().home})"
+    raise Unavailable(f"the Prefect API at {url}{profile} does not answer; start it, or unset PREFECT_API_URL")

@@ -1,0 +1,328 @@
+"""`dipnet demo`: the whole loop on real images, each part the flow that a team runs, with a control arm beside it."""
+
+import csv
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from flows import console, demo_view
+from models.errors import BadInput, BadSettings
+from models.settings import PREFIX, load_settings
+from models.values import (
+    CampaignOutcome,
+    CampaignPlan,
+    DiscoverPlan,
+    EmbedPlan,
+    IngestPlan,
+    Proposed,
+    ReportPlan,
+    RetrainPlan,
+    SelectionPolicy,
+)
+
+ASSETS = Path(__file__).resolve().parent.parent / "deploy" / "demo"
+ENCODER, DATA = ASSETS / "clip", ASSETS / "data" / "fashion.parquet"
+SPLITS = {"labelled": "train", "pool": "none", "development": "development", "holdout": "holdout"}
+ARMS = {"campaign": "probe", "control": "random"}
+RESAMPLES = 2_000
+# Small images of ten kinds lie close together in the demo's small encoder; see deploy/demo/README.md.
+NEAR_DUPLICATE, LEAK = 0.9995, 0.99995
+
+
+class Demo(NamedTuple):
+    """What the user chose, and where everything goes."""
+
+    folder: Path
+    budget: int
+    seed: int
+    label_studio: bool
+    label_studio_url: str
+
+    @property
+    def key(self) -> str:
+        """Hash of all that determines the outcome; the folder does not."""
+        parts = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (DATA, *sorted(ENCODER.glob("open_clip*")))]
+        parts += [str(self.budget), str(self.seed), "label-studio" if self.label_studio else "oracle"]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def run_demo(chosen: Demo, *, as_json: bool) -> None:
+    """Run what is missing of the demo, show what it found, and say where the report lies."""
+    out = Console(stderr=as_json)
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    with _alone(chosen.folder):
+        report = _finished(chosen)
+        if report is None:
+            report = _run(chosen, out)
+        else:
+            out.print(f"this demo is finished in {chosen.folder}; nothing was done again", soft_wrap=True)
+    if as_json:
+        print(json.dumps(report, indent=2))  # noqa: T201  the command's output
+    else:
+        demo_view.show(report, out)
+    out.print(f"report: [bold]{chosen.folder / 'report.html'}[/bold] and report.json", soft_wrap=True)
+
+
+def _run(chosen: Demo, out: Console) -> dict[str, Any]:
+    """The stages, one after the other. Each is idempotent, so a demo that was killed goes on where it was."""
+    stages = Stages(out)
+    with ExitStack() as stack:
+        stack.enter_context(_environment(chosen))
+        with stages("unpack the images") as tell:
+            tell(_unpack(chosen.folder))
+        with stages("start Prefect") as tell:
+            from flows.control_plane import control_plane
+
+            tell(stack.enter_context(control_plane(chosen.folder / "prefect.log")))
+        if chosen.label_studio:
+            with stages("start Label Studio") as tell:
+                tell(stack.enter_context(_label_studio(chosen, out)))
+        stack.enter_context(console.progress())
+        plan = _loop(chosen, stages)
+        with stages("write the report"):
+            from tasks import reporting
+
+            summary = {"key": chosen.key, **reporting.summarise(plan, RESAMPLES, chosen.seed), "times": stages.seconds}
+            reporting.write_report(str(chosen.folder), summary, plan)
+    return summary
+
+
+def _loop(chosen: Demo, stages: "Stages") -> ReportPlan:
+    """Ingest, embed, train, discover, mine, label, retrain: the flows, in the order in which a team would run them."""
+    from flows.corpus import embed_corpus, ingest_corpus
+    from flows.discovery import discover_failures
+    from flows.labeling import sync_labels
+    from flows.training import retrain_and_evaluate
+
+    with stages("ingest") as tell:
+        ingested = [ingest_corpus(_ingest_plan(chosen.folder, name)) for name in SPLITS]
+        tell(", ".join(f"{found.images} {found.corpus}" for found in ingested))
+    with stages("embed with CLIP") as tell:
+        embedded = embed_corpus(EmbedPlan(corpora=list(SPLITS)))
+        tell(
+            f"{sum(found.vectors for found in embedded)} vectors, {sum(len(e.quarantined) for e in embedded)} unreadable"
+        )
+    with stages("train and evaluate a baseline") as tell:
+        baseline = retrain_and_evaluate(RetrainPlan(model="baseline", corpora=["labelled"], seed=chosen.seed))
+        tell(f"on {baseline.fitted.samples} labels")
+    with stages("find a cluster of failures") as tell:
+        found = discover_failures(DiscoverPlan(model="baseline", scenario="development", seed=chosen.seed))
+        tell(f"issue '{found.issue}': {found.failures} failures, {found.exemplars} exemplars")
+    with stages("mine, select, send") as tell:
+        tell("; ".join(_mine(chosen, found, arm) for arm in ARMS))
+    with stages("label") as tell:
+        if chosen.label_studio:
+            tell(_annotate())
+        synced = sync_labels()
+        tell(f"{sum(batch.new_labels for batch in synced)} new answers")
+    with stages("retrain and compare") as tell:
+        after = retrain_and_evaluate(
+            RetrainPlan(model="with-campaign", corpora=["labelled"], campaigns=["campaign"], compare_with="baseline",
+                        issue=found.issue, seed=chosen.seed, resamples=RESAMPLES)
+        )  # fmt: skip
+        retrain_and_evaluate(
+            RetrainPlan(model="with-control", corpora=["labelled"], campaigns=["control"], compare_with="baseline",
+                        scenarios=list(after.evaluations), seed=chosen.seed, resamples=RESAMPLES)
+        )  # fmt: skip
+        tell(f"gate: {after.gate.verdict.value}" if after.gate else "no gate")
+    return ReportPlan(
+        issue=found.issue,
+        before="baseline",
+        after="with-campaign",
+        control="with-control",
+        campaign="campaign",
+        control_campaign="control",
+        overall="all-holdout",
+        slice=f"issue-{found.issue}",
+    )
+
+
+def _mine(chosen: Demo, found: Proposed, arm: str) -> str:
+    """One arm: the same issue, pool and budget, another strategy."""
+    from flows.campaign import run_campaign
+
+    policy = SelectionPolicy(
+        strategy=ARMS[arm],
+        budget=chosen.budget,
+        seed=chosen.seed,
+        near_duplicate_cosine=NEAR_DUPLICATE,
+        leak_cosine=LEAK,
+    )
+    outcome: CampaignOutcome = run_campaign(
+        CampaignPlan(campaign=arm, issue=found.issue, corpora=["pool"], policy=policy, model="baseline")
+    )
+    return f"{arm}: {outcome.mined.candidates} of {outcome.mined.scanned}"
+
+
+def _ingest_plan(folder: Path, name: str) -> IngestPlan:
+    labels = "" if name == "pool" else "class_name"
+    return IngestPlan(corpus=name, prefix=str(folder / "images" / name), split=SPLITS[name], label_column=labels)
+
+
+def _unpack(folder: Path) -> str:
+    """Write the committed images as files with a metadata.csv each split, and the truth that only the oracle reads.
+
+    metadata.csv is written last: a split that has one is complete and is left alone.
+    """
+    table = pq.read_table(DATA)
+    rows = table.to_pylist()
+    for split in SPLITS:
+        target = folder / "images" / split
+        if (target / "metadata.csv").is_file():
+            continue
+        target.mkdir(parents=True, exist_ok=True)
+        mine = [row for row in rows if row["split"] == split]
+        for row in mine:
+            (target / f"{row['name']}.png").write_bytes(row["png"])
+        hidden = {"png", "split", "name", "source_index"} | ({"class_name"} if split == "pool" else set())
+        columns = [name for name in table.column_names if name not in hidden]
+        _write_csv(
+            target / "metadata.csv",
+            [{"file_name": f"{row['name']}.png", **{name: row[name] for name in columns}} for row in mine],
+        )
+    if not (folder / "truth.csv").is_file():
+        truth = [{"sample_id": hashlib.sha256(row["png"]).hexdigest(), "class_name": row["class_name"]} for row in rows]
+        _write_csv(folder / "truth.csv", truth)
+    return f"{len(rows)} Fashion-MNIST images"
+
+
+def _write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)
+
+
+@contextmanager
+def _environment(chosen: Demo) -> Iterator[None]:
+    """Settings of the demo alone: everything in its folder, nothing of the user's own set-up but a Label Studio token."""
+    token = os.environ.get(f"{PREFIX}LABEL_STUDIO_TOKEN", "")
+    if chosen.label_studio_url and not token:
+        raise BadSettings("a Label Studio of your own needs its token; set DIPNET_LABEL_STUDIO_TOKEN")
+    wanted = {
+        "ROOT": str(chosen.folder / "data"),
+        "ENCODER": str(ENCODER),
+        "LABELER": "label-studio" if chosen.label_studio else "oracle",
+        "ORACLE_TRUTH": str(chosen.folder / "truth.csv"),
+        "LABEL_STUDIO_URL": chosen.label_studio_url,
+        "LABEL_STUDIO_TOKEN": token,
+    }
+    with environment({f"{PREFIX}{name}": value for name, value in wanted.items() if value}):
+        load_settings(_env_file=None)
+        yield
+
+
+@contextmanager
+def environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Exactly these DIPNET_ variables, until the block ends."""
+    before = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    for name in before:
+        del os.environ[name]
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith(PREFIX)]:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextmanager
+def _label_studio(chosen: Demo, out: Console) -> Iterator[str]:
+    """The URL of the Label Studio to use: the user's own, or one started for the demo."""
+    if chosen.label_studio_url:
+        yield chosen.label_studio_url
+        return
+    from storage.labelstudio_server import LabelStudioServer
+
+    home, files = chosen.folder / "label-studio", chosen.folder / "images"
+    with LabelStudioServer(
+        home, files_root=files, on_wait=lambda what: out.print(f"[dim]      {what}[/dim]")
+    ) as server:
+        os.environ |= {
+            f"{PREFIX}LABEL_STUDIO_URL": server.url,
+            f"{PREFIX}LABEL_STUDIO_TOKEN": server.token.get_secret_value(),
+            f"{PREFIX}LABEL_STUDIO_FILES_ROOT": str(files),
+        }
+        yield server.url
+
+
+def _annotate() -> str:
+    """The oracle plays the annotator: it answers every open task through Label Studio's API, as a person would."""
+    from storage.labelstudio import LabelStudioLabeler
+
+    from storage.labelers import OracleLabeler
+    from storage.stores import open_stores
+    from tasks import labeling
+    from tasks.steps import track
+
+    answered = 0
+    with open_stores() as stores:
+        labeler = stores.labeler
+        if not isinstance(labeler, LabelStudioLabeler) or stores.settings.oracle_truth is None:
+            raise BadInput("the demo's annotator answers in Label Studio; run it with --label-studio")
+        truth = OracleLabeler.from_csv(stores.settings.oracle_truth).truth
+        for project in labeling.open_projects():
+            for task_id, sample_id in track(labeler.pending(project), "annotating"):
+                labeler.submit(task_id, truth[sample_id], lead_seconds=1.0)
+                answered += 1
+    return f"{answered} tasks answered in Label Studio;"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One demo a folder. The lock dies with its holder."""
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"another demo is running in '{folder}'; wait for it, or give another --folder") from None
+        yield
+
+
+def _finished(chosen: Demo) -> dict[str, Any] | None:
+    """The report, if this very demo has one. Raises BadInput when the folder holds another."""
+    marker, report = chosen.folder / "demo.json", chosen.folder / "report.json"
+    held = json.loads(marker.read_text())["key"] if marker.is_file() else None
+    if held not in (None, chosen.key):
+        raise BadInput(
+            f"'{chosen.folder}' holds a demo with other options or data; give another --folder, or delete it"
+        )
+    if held is None:
+        partial = marker.with_suffix(".partial")
+        partial.write_text(json.dumps({"key": chosen.key}))
+        partial.replace(marker)
+    if not report.is_file():
+        return None
+    found: dict[str, Any] = json.loads(report.read_text())
+    return found
+
+
+class Stages:
+    """Numbered stages with their times."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[Callable[[str], None]]:
+        """One stage; the value is called with what there is to tell at its end."""
+        started = time.monotonic()
+        told: list[str] = []
+        yield told.append
+        self.seconds[what] = round(time.monotonic() - started, 2)
+        place, took = f"[dim]{len(self.seconds):>2}.[/dim]", f"[dim]{self.seconds[what]:6.1f} s[/dim]"
+        line = f"{place} {what:<30} {took}  {console.cell(' '.join(told))}"
+        self._out.print(line, highlight=False, soft_wrap=True)

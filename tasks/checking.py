@@ -1,0 +1,90 @@
+"""What `dipnet doctor` looks at: every outside system, one line each, with the next action where it is unwell."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from prefect.settings import PREFECT_API_URL
+
+from models.errors import DipnetError
+from models.settings import PREFIX, Settings, load_settings
+from storage.stores import open_stores
+from tasks.embedding import load_encoder
+
+Row = dict[str, Any]
+
+
+def settings_rows() -> list[Row]:
+    """A row a setting; secrets are shown as set or not, never as they are."""
+    settings = load_settings()
+    return [
+        {
+            "name": f"{PREFIX}{name}".upper(),
+            "value": str(getattr(settings, name)),
+            "meaning": field.description,
+        }
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def checks(*, load_encoder_too: bool) -> list[Row]:
+    """A row a check: what, ok (None: not configured), detail."""
+    rows = [_check("settings", lambda: f"root {load_settings().root}")]
+    if not rows[0]["ok"]:
+        return rows
+    rows += [_check("database", _database), _check("object store", _object_store), _check("prefect", _prefect)]
+    rows.append(_check("labeller", _labeler))
+    if load_encoder_too:
+        rows.append(_check("encoder", _encoder))
+    return rows
+
+
+def _check(what: str, look: Callable[[], str]) -> Row:
+    try:
+        detail = look()
+    except DipnetError as error:
+        return {"check": what, "ok": False, "detail": str(error)}
+    return {"check": what, "ok": None if detail.startswith("not configured") else True, "detail": detail}
+
+
+def _database() -> str:
+    with open_stores() as stores:
+        return f"{stores.db.get_bind().dialect.name}, at this version's schema"
+
+
+def _object_store() -> str:
+    """Write, read back and compare a small object."""
+    with open_stores() as stores:
+        token = secrets.token_bytes(16)
+        stores.objects.write("doctor/probe", token)
+        if stores.objects.read("doctor/probe") != token:
+            raise DipnetError(f"'{stores.objects.prefix}' gives back other bytes than were written; check the store")
+        return f"{stores.objects.prefix} can be written and read"
+
+
+def _prefect() -> str:
+    url = PREFECT_API_URL.value()
+    if not url:
+        return "not configured: commands run without a Prefect server; `dipnet serve` starts one"
+    try:
+        httpx.get(f"{url}/health", timeout=5).raise_for_status()
+    except httpx.HTTPError as error:
+        raise DipnetError(f"the Prefect API at {url} does not answer ({type(error).__name__}); start it") from None
+    return f"{url} answers"
+
+
+def _labeler() -> str:
+    settings = load_settings()
+    if settings.labeler == "label-studio" and not settings.label_studio_url:
+        return "not configured: set DIPNET_LABEL_STUDIO_URL and DIPNET_LABEL_STUDIO_TOKEN before a campaign is routed"
+    with open_stores(settings) as stores:
+        return ", ".join(f"{name} {value}" for name, value in stores.labeler.check().items())
+
+
+def _encoder() -> str:
+    settings = load_settings()
+    spec = load_encoder(settings.encoder, settings.device).spec
+    return f"{spec.name}: {spec.dim} dimensions, weights {spec.weights_sha256[:12]}"

@@ -1,0 +1,218 @@
+"""What a person sees: artifacts in the Prefect UI, report.json and report.html."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from prefect.artifacts import create_table_artifact
+from prefect.context import FlowRunContext
+
+from models.campaign import Candidate
+from models.corpus import Sample
+from models.errors import NotFound
+from models.labeling import Label
+from models.learning import ModelVersion, Scenario
+from models.states import RequestState
+from models.values import Report, ReportPlan
+from storage import campaigns, corpora, labels, runs
+from storage.objects import DirectoryStore
+from storage.stores import Stores, open_stores
+from tasks.compute import images
+from tasks.evaluating import compare
+from tasks.steps import step
+
+THUMBNAIL_PIXELS = 96
+
+
+def publish(key: str, outcomes: Sequence[Report]) -> None:
+    """A table in the Prefect UI; nothing outside a flow run."""
+    if FlowRunContext.get() and outcomes:
+        rows = [json.loads(outcome.model_dump_json()) for outcome in outcomes]
+        cells = [{name: _cell(value) for name, value in row.items()} for row in rows]
+        create_table_artifact(key=re.sub(r"[^a-z0-9-]+", "-", key.lower()), table=cells)
+
+
+@step()
+def summarise(plan: ReportPlan, resamples: int, seed: int) -> dict[str, Any]:
+    """Everything that the report says, as JSON: no row ids and no times, so that the same work gives the same summary."""
+    for scenario in (plan.overall, plan.slice):
+        compare(plan.control, plan.after, scenario, resamples, seed)
+    with open_stores() as stores:
+        issue = campaigns.get_issue(stores.db, name=plan.issue)
+        exemplars = campaigns.exemplars_of(stores.db, issue_id=issue.id or 0)
+        return {
+            "version": 1,
+            "issue": {
+                "name": issue.name,
+                "class_name": issue.class_name,
+                "slice_where": issue.slice_where,
+                "description": issue.description,
+                "state": issue.state.value,
+                "exemplars": [sample.id for exemplar, sample in exemplars if exemplar.positive],
+            },
+            "models": {"before": plan.before, "campaign": plan.after, "control": plan.control},
+            "arms": {
+                "campaign": _arm(stores, plan.campaign, issue.class_name),
+                "control": _arm(stores, plan.control_campaign, issue.class_name),
+            },
+            "scenarios": {name: _scenario(stores, plan, name) for name in (plan.slice, plan.overall)},
+            "slice": plan.slice,
+            "overall": plan.overall,
+            "gate": _gate(stores, plan),
+        }
+
+
+@step()
+def write_report(folder: str, summary: dict[str, Any], plan: ReportPlan) -> list[str]:
+    """Write report.html and report.json, whole or not at all; the JSON last, since it says that all is done."""
+    with open_stores() as stores:
+        pictures = _pictures(stores, plan)
+    template = resources.files("tasks").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    html = environment.from_string(template).render(summary=summary, pictures=pictures)
+    target = DirectoryStore(Path(folder))
+    target.write("report.html", html.encode())
+    target.write("report.json", (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
+    return [target.uri("report.html"), target.uri("report.json")]
+
+
+def _cell(value: object) -> object:
+    return value if isinstance(value, str | int | float | None) else json.dumps(value)
+
+
+def _arm(stores: Stores, name: str, class_name: str) -> dict[str, Any]:
+    """What a campaign's newest run scanned, chose and got back."""
+    campaign = campaigns.get_campaign(stores.db, name=name)
+    run = campaigns.runs_of(stores.db, campaign_id=campaign.id or 0)[-1]
+    batches = labels.batches_of(stores.db, campaigns=[name])
+    answers = {label.sample_id: label for label, _ in labels.labels_of_batches(stores.db, batches=batches)}
+    classes = Counter(label.class_name for label in answers.values() if label.state is RequestState.LABELLED)
+    return {
+        "campaign": name,
+        "strategy": run.policy["strategy"],
+        "budget": run.policy["budget"],
+        "scanned": run.scanned,
+        "excluded": run.excluded,
+        "candidates": len(campaigns.candidates_of(stores.db, run_id=run.id or 0)),
+        "answers": dict(Counter(label.state.value for label in answers.values())),
+        "classes": dict(sorted(classes.items())),
+        "of_the_class": classes[class_name],
+    }
+
+
+def _scenario(stores: Stores, plan: ReportPlan, name: str) -> dict[str, Any]:
+    """Metrics of the three models on a scenario, and the three differences with their intervals."""
+    scenario = runs.get_scenario(stores.db, name=name)
+    models = {
+        "before": runs.get_model(stores.db, name=plan.before),
+        "campaign": runs.get_model(stores.db, name=plan.after),
+        "control": runs.get_model(stores.db, name=plan.control),
+    }
+    pairs = {"campaign": ("before", "campaign"), "control": ("before", "control"), "uplift": ("control", "campaign")}
+    return {
+        "samples": scenario.samples,
+        "models": {side: _metrics(stores, model, scenario) for side, model in models.items()},
+        "deltas": {
+            key: _deltas(stores, models[before], models[after], scenario) for key, (before, after) in pairs.items()
+        },
+    }
+
+
+def _metrics(stores: Stores, model: ModelVersion, scenario: Scenario) -> dict[str, Any]:
+    inference = runs.find_inference(stores.db, model_id=model.id or 0, scenario_id=scenario.id or 0)
+    evaluation = runs.find_evaluation(stores.db, inference_id=inference.id or 0) if inference else None
+    return evaluation.metrics if evaluation else {}
+
+
+def _deltas(stores: Stores, before: ModelVersion, after: ModelVersion, scenario: Scenario) -> dict[str, Any]:
+    """{class or '': {metric: {before, after, delta, low, high}}}"""
+    found = runs.find_comparison(
+        stores.db, before_id=before.id or 0, after_id=after.id or 0, scenario_id=scenario.id or 0
+    )
+    by_class: dict[str, Any] = {}
+    for row in runs.deltas_of(stores.db, comparison_id=found.id or 0) if found else ():
+        by_class.setdefault(row.class_name, {})[row.metric] = {
+            "before": row.before,
+            "after": row.after,
+            "delta": row.after - row.before,
+            "low": row.low,
+            "high": row.high,
+        }
+    return by_class
+
+
+def _gate(stores: Stores, plan: ReportPlan) -> dict[str, Any]:
+    issue = campaigns.get_issue(stores.db, name=plan.issue)
+    before, after = (runs.get_model(stores.db, name=name) for name in (plan.before, plan.after))
+    compared = [
+        runs.find_comparison(
+            stores.db,
+            before_id=before.id or 0,
+            after_id=after.id or 0,
+            scenario_id=runs.get_scenario(stores.db, name=name).id or 0,
+        )
+        for name in (plan.slice, plan.overall)
+    ]
+    on_slice, overall = (row.id or 0 if row else 0 for row in compared)
+    found = runs.find_gate(stores.db, issue=issue, slice_id=on_slice, overall_id=overall)
+    return {"verdict": found.verdict.value, "reasons": found.reasons} if found else {}
+
+
+def _pictures(stores: Stores, plan: ReportPlan) -> dict[str, Any]:
+    """Exemplars and candidates with their thumbnails, answers and reasons."""
+    issue = campaigns.get_issue(stores.db, name=plan.issue)
+    exemplars = [
+        sample for exemplar, sample in campaigns.exemplars_of(stores.db, issue_id=issue.id or 0) if exemplar.positive
+    ]
+    return {
+        "exemplars": [{"id": sample.id, "image": _thumbnail(stores, sample)} for sample in exemplars],
+        "campaign": _candidate_cards(stores, plan.campaign),
+        "control": _candidate_cards(stores, plan.control_campaign),
+    }
+
+
+def _candidate_cards(stores: Stores, name: str) -> list[dict[str, Any]]:
+    campaign = campaigns.get_campaign(stores.db, name=name)
+    run = campaigns.runs_of(stores.db, campaign_id=campaign.id or 0)[-1]
+    found = campaigns.candidates_of(stores.db, run_id=run.id or 0)
+    samples = corpora.known_samples(stores.db, ids=[candidate.sample_id for candidate in found])
+    batches = labels.batches_of(stores.db, campaigns=[name])
+    answers = {label.sample_id: label for label, _ in labels.labels_of_batches(stores.db, batches=batches)}
+    return [_card(stores, candidate, samples[candidate.sample_id], answers) for candidate in found]
+
+
+def _card(stores: Stores, candidate: Candidate, sample: Sample, answers: dict[str, Label]) -> dict[str, Any]:
+    label = answers.get(sample.id)
+    return {
+        "image": _thumbnail(stores, sample),
+        "rank": candidate.rank + 1,
+        "score": candidate.score,
+        "version": candidate.score_version,
+        "similarity": candidate.similarity,
+        "nearest": candidate.nearest_exemplar,
+        "near_duplicates": candidate.near_duplicates,
+        "predicted": candidate.predicted_class,
+        "probability": candidate.predicted_probability,
+        "label": (label.class_name or label.state.value) if label else "pending",
+    }
+
+
+def _thumbnail(stores: Stores, sample: Sample) -> str:
+    """A small PNG as a data URI, made anew from the pixels; empty when the image is gone or broken."""
+    try:
+        decoded = images.decode(stores.read_uri(sample.uri), max_pixels=stores.settings.max_pixels)
+    except (images.Unreadable, NotFound):
+        return ""
+    decoded.image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    sink = io.BytesIO()
+    decoded.image.save(sink, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()

@@ -1,0 +1,81 @@
+"""Interactive search by image or text, and what a person does with an issue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.campaign import Issue
+from models.corpus import Sample
+from models.errors import BadInput
+from storage import campaigns, corpora, vectors
+from storage.stores import Stores, open_stores
+from tasks import features
+from tasks.compute import images, scan
+from tasks.compute.encoder import Encoder
+from tasks.embedding import encode_bytes
+
+
+def search(corpus_name: str, *, image: Path | None, text: str, encoder_name: str, top: int) -> list[dict[str, Any]]:
+    """The elements of a corpus most like an image or a text, best first, with cosines."""
+    if (image is None) == (not text):
+        raise BadInput("give one of --image FILE and --text WORDS")
+    with open_stores() as stores:
+        corpus = corpora.get_corpus(stores.db, name=corpus_name)
+        encoder = corpora.get_encoder(stores.db, name=encoder_name or stores.settings.encoder)
+        rows = corpora.embedded_shards(stores.db, corpora=[corpus], encoder=encoder)
+        shards = features.open_shards(stores, rows, encoder)
+        network = features.network_of(stores, encoder)
+        query = network.encode_texts([text]) if image is None else _image_query(stores, network, image)
+
+        ranked = scan.best(query, (shard.vectors for shard in shards), keep=top)
+
+        taken = vectors.take(shards, np.asarray(ranked.rows), dim=encoder.dim)
+    return [
+        {"rank": rank, "cosine": round(float(score), 4), "sample_id": sample_id, "image": uri}
+        for rank, (score, sample_id, uri) in enumerate(zip(ranked.scores, taken.sample_ids, taken.uris, strict=True), 1)
+    ]
+
+
+def new_issue(name: str, *, class_name: str, where: str, description: str) -> dict[str, Any]:
+    """Open an issue. Raises BadInput when it is open already."""
+    with open_stores() as stores:
+        if campaigns.find_issue(stores.db, name=name) is not None:
+            raise BadInput(f"issue '{name}' exists; see: dipnet issue show {name}")
+        issue = Issue(name=name, class_name=class_name, slice_where=where, description=description)
+        stores.db.add(issue)
+        stores.db.flush()
+        return {"name": issue.name, "class_name": issue.class_name, "state": issue.state.value}
+
+
+def add_exemplars(issue_name: str, paths: list[Path], *, positive: bool) -> dict[str, Any]:
+    """Add image files as exemplars; all of them or, when one cannot be read, none."""
+    with open_stores() as stores:
+        issue = campaigns.get_issue(stores.db, name=issue_name)
+        samples = [_sample_of(stores, path) for path in paths]
+        corpora.ensure_samples(stores.db, samples=samples)
+        added = campaigns.add_exemplars(stores.db, issue=issue, sample_ids=[s.id for s in samples], positive=positive)
+        return {"issue": issue.name, "added": added, "version": issue.version}
+
+
+def _sample_of(stores: Stores, path: Path) -> Sample:
+    data = _bytes_of(path)
+    try:
+        images.decode(data, max_pixels=stores.settings.max_pixels)
+    except images.Unreadable as problem:
+        raise BadInput(f"'{path}' is no image that dipnet can read ({problem.reason}); give another") from None
+    return Sample(id=images.fingerprint(data), uri=str(path.absolute()))
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"'{path}' cannot be read ({error.strerror}); give an image file") from None
+
+
+def _image_query(stores: Stores, network: Encoder, image: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+    _, vector = encode_bytes(network, _bytes_of(image), source=str(image), max_pixels=stores.settings.max_pixels)
+    return vector[None]

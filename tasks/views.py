@@ -1,0 +1,178 @@
+"""What there is, as rows that a person or a script can read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.campaign import CampaignRun
+from models.corpus import Shard
+from storage import campaigns, corpora, labels, runs, tables
+from storage.stores import Stores, open_stores
+from tasks.ingesting import read_manifest
+
+Row = dict[str, Any]
+
+
+def corpora_rows() -> list[Row]:
+    """A row a corpus."""
+    with open_stores() as stores:
+        return [
+            {
+                "name": corpus.name,
+                "split": corpus.split.value if corpus.split else "none",
+                "images": sum(shard.images for shard in corpora.shards_of(stores.db, corpus_id=corpus.id or 0)),
+                "vectors": {name: n for name, _, n in corpora.embeddings_of(stores.db, corpus_id=corpus.id or 0)},
+                "prefix": corpus.prefix,
+            }
+            for corpus in corpora.list_corpora(stores.db)
+        ]
+
+
+def corpus_record(name: str) -> Row:
+    """One corpus: shards, columns to filter on, vectors by encoder, and images in quarantine by reason."""
+    with open_stores() as stores:
+        corpus = corpora.get_corpus(stores.db, name=name)
+        shards = corpora.shards_of(stores.db, corpus_id=corpus.id or 0)
+        quarantined: dict[str, int] = {}
+        for row in corpora.quarantine_of(stores.db, corpus_id=corpus.id or 0):
+            for reason, count in row.quarantined.items():
+                quarantined[reason] = quarantined.get(reason, 0) + count
+        return {
+            "name": corpus.name,
+            "prefix": corpus.prefix,
+            "split": corpus.split.value if corpus.split else "none",
+            "label_column": corpus.label_column,
+            "shards": len(shards),
+            "images": sum(shard.images for shard in shards),
+            "columns": read_manifest(stores, shards[0]).column_names if shards else [],
+            "vectors": {name: n for name, _, n in corpora.embeddings_of(stores.db, corpus_id=corpus.id or 0)},
+            "quarantined": quarantined,
+        }
+
+
+def quarantine_rows(name: str) -> list[Row]:
+    """A row an unreadable image, with its reason."""
+    with open_stores() as stores:
+        corpus = corpora.get_corpus(stores.db, name=name)
+        rows = corpora.quarantine_of(stores.db, corpus_id=corpus.id or 0)
+        found = []
+        for row in rows:
+            manifest = read_manifest(stores, stores.db.get_one(Shard, row.shard_id))
+            reasons = tables.from_bytes(stores.objects.read(row.read_key)).column("reason").to_pylist()
+            keys = manifest.column("key").to_pylist()
+            found += [{"key": key, "reason": reason} for key, reason in zip(keys, reasons, strict=True) if reason]
+        return found
+
+
+def issue_rows() -> list[Row]:
+    """A row an issue."""
+    with open_stores() as stores:
+        return [_issue(stores, issue.name) for issue in campaigns.list_issues(stores.db)]
+
+
+def issue_record(name: str) -> Row:
+    """One issue with its exemplars."""
+    with open_stores() as stores:
+        issue = campaigns.get_issue(stores.db, name=name)
+        pairs = campaigns.exemplars_of(stores.db, issue_id=issue.id or 0)
+        shown = [f"{'+' if exemplar.positive else '-'} {sample.id[:12]} {sample.uri}" for exemplar, sample in pairs]
+        return {**_issue(stores, name), "description": issue.description, "shown_by": shown}
+
+
+def campaign_rows() -> list[Row]:
+    """A row a campaign run."""
+    with open_stores() as stores:
+        return [
+            {"campaign": campaign.name, **_run(stores, run)}
+            for campaign in campaigns.list_campaigns(stores.db)
+            for run in campaigns.runs_of(stores.db, campaign_id=campaign.id or 0)
+        ]
+
+
+def candidate_rows(name: str) -> list[Row]:
+    """A row a candidate of a campaign, run by run, best first: why each image is there."""
+    with open_stores() as stores:
+        campaign = campaigns.get_campaign(stores.db, name=name)
+        found = []
+        for run in campaigns.runs_of(stores.db, campaign_id=campaign.id or 0):
+            candidates = campaigns.candidates_of(stores.db, run_id=run.id or 0)
+            samples = corpora.known_samples(stores.db, ids=[candidate.sample_id for candidate in candidates])
+            found += [
+                {
+                    "run": run.id,
+                    "rank": candidate.rank + 1,
+                    "score": round(candidate.score, 4),
+                    "scored_by": candidate.score_version,
+                    "arm": candidate.arm.value,
+                    "state": candidate.state.value,
+                    "predicted": candidate.predicted_class,
+                    "nearest_exemplar": candidate.nearest_exemplar[:12],
+                    "cosine": round(candidate.similarity, 4),
+                    "near_duplicates": candidate.near_duplicates,
+                    "image": samples[candidate.sample_id].uri,
+                }
+                for candidate in candidates
+            ]
+        return found
+
+
+def _issue(stores: Stores, name: str) -> Row:
+    issue = campaigns.get_issue(stores.db, name=name)
+    pairs = campaigns.exemplars_of(stores.db, issue_id=issue.id or 0)
+    positive = sum(exemplar.positive for exemplar, _ in pairs)
+    return {
+        "name": issue.name,
+        "class_name": issue.class_name,
+        "state": issue.state.value,
+        "version": issue.version,
+        "positive": positive,
+        "negative": len(pairs) - positive,
+        "slice": issue.slice_where,
+    }
+
+
+def _run(stores: Stores, run: CampaignRun) -> Row:
+    batch = labels.find_batch(stores.db, run_id=run.id or 0)
+    states = labels.count_states(stores.db, batch_id=batch.id or 0) if batch else {}
+    return {
+        "run": run.id,
+        "state": run.state.value,
+        "strategy": run.policy["strategy"],
+        "budget": run.policy["budget"],
+        "scanned": run.scanned,
+        "candidates": len(campaigns.candidates_of(stores.db, run_id=run.id or 0)),
+        "excluded": run.excluded,
+        "requests": {state.value: count for state, count in states.items()},
+        "labeler": batch.labeler if batch else "",
+    }
+
+
+def evaluation_record(model_name: str, scenario_name: str) -> Row:
+    """A stored evaluation: the metrics over all, and a row a class."""
+    with open_stores() as stores:
+        model = runs.get_model(stores.db, name=model_name)
+        scenario = runs.get_scenario(stores.db, name=scenario_name)
+        inference = runs.find_inference(stores.db, model_id=model.id or 0, scenario_id=scenario.id or 0)
+        found = runs.find_evaluation(stores.db, inference_id=inference.id or 0) if inference else None
+        metrics = dict(found.metrics) if found else {}
+    classes = [{"class": name, **row} for name, row in metrics.pop("classes", {}).items()]
+    overall = {"class": "all (macro F1; accuracy as recall)", "precision": "", "recall": metrics.get("accuracy")}
+    overall |= {"f1": metrics.get("macro_f1"), "support": metrics.get("samples")}
+    return {"model": model_name, "scenario": scenario_name, **metrics, "classes": [*classes, overall]}
+
+
+def delta_rows(comparison_id: int) -> list[Row]:
+    """A row a metric of a comparison."""
+    with open_stores() as stores:
+        return [
+            {
+                "class": row.class_name or "all",
+                "metric": row.metric,
+                "before": row.before,
+                "after": row.after,
+                "delta": row.after - row.before,
+                "low": row.low,
+                "high": row.high,
+            }
+            for row in runs.deltas_of(stores.db, comparison_id=comparison_id)
+        ]

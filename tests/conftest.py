@@ -1,0 +1,60 @@
+"""Small real things that many tests share."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.settings import PREFIX
+
+CLIP = Path(__file__).parent.parent / "deploy" / "demo" / "clip"
+SHADES = {"dark": 60, "light": 220}
+
+
+@pytest.fixture(autouse=True)
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A dipnet of the test's own: its root, its database, the demo's encoder, and no labeller but the oracle."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    root = tmp_path / "root"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIPNET_ROOT", str(root))
+    monkeypatch.setenv("DIPNET_ENCODER", str(CLIP))
+    monkeypatch.setenv("DIPNET_LABELER", "oracle")
+    return root
+
+
+@pytest.fixture
+def draw(tmp_path: Path) -> Callable[..., Path]:
+    """Draw a folder of images: squares and bars, dark and light, each with a grain of its own."""
+
+    def drawn(name: str, count: int, *, seed: int = 0, metadata: bool = True) -> Path:
+        generator = np.random.default_rng(seed)
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        lines = ["file_name,class_name,tone"]
+        for number in range(count):
+            shape, tone = ("square", "bar")[number % 2], ("dark", "light")[number // 2 % 2]
+            pixels = generator.integers(0, 12, (28, 28)).astype(np.uint8)
+            where = (slice(8, 20), slice(8, 20)) if shape == "square" else (slice(12, 16), slice(2, 26))
+            pixels[where] = SHADES[tone] + generator.integers(0, 30, pixels[where].shape)
+            file = f"{number:04d}.png"
+            Image.fromarray(pixels).save(folder / file)
+            lines.append(f"{file},{shape},{tone}")
+        if metadata:
+            (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+        return folder
+
+    return drawn
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """One Prefect for the whole session: real flow runs against a server of its own."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=180):
+        yield

@@ -1,0 +1,91 @@
+"""The database migrates itself, refuses what it does not know, and keeps time zones."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import inspect, text
+from sqlmodel import Session, SQLModel, select
+
+from models.corpus import Corpus
+from models.errors import BadSettings, CorruptData, DipnetError, Incompatible, Unavailable
+from storage.database import alembic_config, open_engine, transaction
+
+
+def url_in(folder: Path) -> str:
+    return f"sqlite:///{folder / 'deep' / 'dipnet.db'}"
+
+
+def test_opening_makes_the_folder_and_the_schema(tmp_path: Path) -> None:
+    engine = open_engine(url_in(tmp_path))
+    assert set(inspect(engine).get_table_names()) == {*SQLModel.metadata.tables, "alembic_version"}
+    with engine.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+    engine.dispose()
+
+
+def test_migrations_go_down_to_nothing_and_up_again(tmp_path: Path) -> None:
+    url = url_in(tmp_path)
+    engine = open_engine(url)
+    config = alembic_config(url)
+    command.downgrade(config, "base")
+    assert inspect(engine).get_table_names() == ["alembic_version"]
+    command.upgrade(config, "head")
+    command.check(config)  # raises when the tables of the models and of the migrations differ
+    engine.dispose()
+
+
+def test_a_database_from_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    url = url_in(tmp_path)
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(Incompatible, match=r"newer dipnet \(revision 9999\); upgrade dipnet"):
+        open_engine(url)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "not.db"
+    file.write_text("these are not the bytes of a database, however long one looks at them" * 20)
+    with pytest.raises(CorruptData, match=r"not\.db"):
+        open_engine(f"sqlite:///{file}")
+
+
+@pytest.mark.parametrize("url", ["nonsense", "oracle://x", "mysql+nodriver://x/y"])
+def test_a_url_of_no_known_kind_is_refused(url: str) -> None:
+    with pytest.raises(BadSettings, match="DIPNET_DATABASE_URL"):
+        open_engine(url)
+
+
+def test_a_server_that_is_down_is_named_without_its_password() -> None:
+    with pytest.raises(Unavailable) as caught:
+        open_engine("postgresql+psycopg://me:hunter2@127.0.0.1:9/none")
+    assert "127.0.0.1:9" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_transaction_is_whole_or_absent(tmp_path: Path) -> None:
+    engine = open_engine(url_in(tmp_path))
+    with pytest.raises(DipnetError), transaction(engine) as db:
+        db.add(Corpus(name="half", prefix="x"))
+        db.flush()
+        raise DipnetError("stop")
+    with transaction(engine) as db:
+        assert not db.exec(select(Corpus)).all()
+    engine.dispose()
+
+
+def test_times_come_back_with_their_zone_and_naive_ones_are_refused(tmp_path: Path) -> None:
+    engine = open_engine(url_in(tmp_path))
+    when = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+    with transaction(engine) as db:
+        db.add(Corpus(name="a", prefix="x", created_at=when))
+    with Session(engine) as db:
+        assert db.exec(select(Corpus)).one().created_at == when
+        db.add(Corpus(name="b", prefix="x", created_at=datetime(2026, 1, 1)))  # noqa: DTZ001
+        with pytest.raises(Exception, match="no time zone"):
+            db.flush()
+    engine.dispose()

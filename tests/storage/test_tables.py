@@ -1,0 +1,67 @@
+"""Metadata is checked, and a condition can look at the manifest and at nothing else."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from models.errors import BadInput
+from storage import tables
+
+TABLE = pa.table({"sample_id": ["a", "b", "c"], "tone": ["light", "dark", None], "year": [2024, 2025, 2026]})
+
+
+def test_a_table_survives_parquet_byte_for_byte() -> None:
+    data = tables.to_bytes(TABLE)
+    assert tables.from_bytes(data) == TABLE
+    assert tables.to_bytes(tables.from_bytes(data)) == data
+
+
+@pytest.mark.parametrize(
+    ("condition", "ids"),
+    [
+        ("tone = 'light'", ["a"]),
+        ("year >= 2025 AND tone IS NULL", ["c"]),
+        ("\"tone\" IN ('light', 'dark')", ["a", "b"]),
+        ("", ["a", "b", "c"]),
+        ("false", []),
+    ],
+)
+def test_a_condition_keeps_the_rows_it_holds_for(condition: str, ids: list[str]) -> None:
+    assert tables.where(TABLE, condition).column("sample_id").to_pylist() == ids
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "colour = 'red'",
+        "tone =",
+        "true); DROP TABLE images; SELECT (true",
+        "sample_id IN (SELECT content FROM read_text('{file}'))",
+        "exists(SELECT * FROM '{file}')",
+    ],
+)
+def test_a_condition_that_is_wrong_or_looks_elsewhere_is_refused(condition: str, tmp_path: Path) -> None:
+    file = tmp_path / "secret.csv"
+    file.write_text("content\na\n")
+    with pytest.raises(BadInput):
+        tables.where(TABLE, condition.replace("{file}", str(file)))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a,b\n1,2\n", "file_name"),
+        ("file_name,key\nx,1\n", "reserved column key"),
+        ("file_name,a\nx,1\nx,2\n", "names a file twice"),
+        ("", "not a CSV table"),
+    ],
+)
+def test_metadata_that_cannot_be_joined_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(BadInput, match=complaint):
+        tables.read_metadata(text.encode(), source="metadata.csv")
+
+
+def test_a_missing_column_lists_those_there_are() -> None:
+    with pytest.raises(BadInput, match="columns there are: sample_id, tone, year"):
+        tables.column(TABLE, "colour", source="here")
