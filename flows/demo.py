@@ -260,9 +260,8 @@ def _label_studio(chosen: Demo, out: Console) -> Iterator[str]:
 
 def _annotate() -> str:
     """The oracle plays the annotator: it answers every open task through Label Studio's API, as a person would."""
-    from storage.labelstudio import LabelStudioLabeler
-
     from storage.labelers import OracleLabeler
+    from storage.labelstudio import LabelStudioLabeler
     from storage.stores import open_stores
     from tasks import labeling
     from tasks.steps import track
