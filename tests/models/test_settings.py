@@ -17,7 +17,13 @@ def test_a_misspelt_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("SHARD_SIZE", "0"), ("DEVICE", "tpu"), ("LABEL_STUDIO_URL", "labels.example"), ("ROOT", " "), ("MAX_PIXELS", "many")],
+    [
+        ("SHARD_SIZE", "0"),
+        ("DEVICE", "tpu"),
+        ("LABEL_STUDIO_URL", "labels.example"),
+        ("ROOT", " "),
+        ("MAX_PIXELS", "many"),
+    ],
 )
 def test_a_wrong_value_names_its_setting(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"DIPNET_{name}", value)

@@ -92,7 +92,9 @@ def test_a_link_to_a_file_outside_is_not_listed(tmp_path: Path) -> None:
     assert [item.key for item in DirectoryStore(tmp_path / "in").list()] == ["own.png"]
 
 
-def test_a_write_that_fails_leaves_the_old_object_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_old_object_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = DirectoryStore(tmp_path)
     store.write("k", b"old")
 

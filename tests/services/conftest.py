@@ -1,0 +1,71 @@
+"""Real servers, each started once a session, and skipped with a reason where they cannot be had."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from models.errors import Unavailable
+from storage.labelstudio_server import RELEASE, LabelStudioServer
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServer]:
+    """A Label Studio on loopback that may show files below its home's `files` folder.
+
+    300 migrations take a minute, so that a migrated home is kept beside pytest's temporary folders and copied.
+    """
+    migrated = Path(tempfile.gettempdir()) / f"dipnet-tests-label-studio-{RELEASE}-{os.getuid()}"
+    try:
+        if not migrated.is_dir():
+            fresh = Path(tempfile.mkdtemp(prefix="dipnet-label-studio-"))
+            with LabelStudioServer(fresh):
+                pass
+            if not migrated.exists():
+                fresh.rename(migrated)
+        home = tmp_path_factory.mktemp("label-studio") / "home"
+        shutil.copytree(migrated, home)
+        files = home / "files"
+        files.mkdir()
+        with LabelStudioServer(home, files_root=files) as server:
+            yield server
+    except Unavailable as problem:
+        pytest.skip(f"no Label Studio here: {problem}")
+
+
+def postgres_programs() -> Path | None:
+    """The folder of PostgreSQL's server programs, which Debian keeps off the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return Path(on_path).parent if on_path else None
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of an empty database of a real PostgreSQL that listens on a socket in a folder of its own."""
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed; on Debian: apt-get install postgresql")
+    home = Path(tempfile.mkdtemp(prefix="dipnet-pg-"))
+    as_user = {}
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(home, "postgres", "postgres")
+        as_user = {"user": "postgres", "group": "postgres"}
+
+    def run(program: str, *arguments: str) -> None:
+        subprocess.run([programs / program, *arguments], check=True, capture_output=True, cwd=home, **as_user)
+
+    data = home / "data"
+    run("initdb", "-D", str(data), "-U", "dipnet", "--auth=trust", "-E", "UTF8")
+    run("pg_ctl", "-D", str(data), "-w", "-l", str(home / "log"), "-o", f"-k {home} -c listen_addresses=", "start")
+    try:
+        yield f"postgresql://dipnet@/postgres?host={home}"
+    finally:
+        run("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+        shutil.rmtree(home, ignore_errors=True)
