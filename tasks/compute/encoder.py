@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # the names that open_clip looks for
 
@@ -130,7 +130,7 @@ def _load(name: str) -> tuple[Any, Any, Any]:
     try:
         model, _, transform = open_clip.create_model_and_transforms(reference, pretrained=pretrained, precision="fp32")
         return model, transform, open_clip.get_tokenizer(reference)
-    except (OSError, RuntimeError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         # Hub clients raise subclasses of OSError and ValueError when there is no way out to the net.
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise EncoderError(
