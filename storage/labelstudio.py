@@ -1,296 +1,362 @@
-"""Label Studio, through its SDK: projects by title, tasks by our key, answers by time of change."""
+"""Label Studio as a labeller: projects are known by title, label requests by our own key in their data.
+
+Label Studio does not de-duplicate, and its SDK repeats a POST whose answer was lost. So nothing that adds is ever
+repeated blindly here: it is looked up first.
+"""
 
 from __future__ import annotations
 
 import base64
-import json
+import hashlib
+import html
 import mimetypes
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from xml.etree import ElementTree
 
 import httpx
 from pydantic import SecretStr
 
-from models.errors import BadInput, Incompatible, Unavailable
+from models.errors import BadInput, Incompatible, NotFound, Unavailable
 from models.settings import Settings
 from models.states import RequestState
 from models.values import Answer, ProjectBrief, RequestDraft
+from storage.labelstudio_connection import READING, Connection, attempts, one_line, query_of
 
-KEY = "dipnet_key"
-CONTROL, IMAGE = "label", "image"
-IMPORT_AT_ONCE = 500
-PAGE = 500
-OVERLAP = timedelta(seconds=60)  # clocks differ; an answer that is read twice is stored once
-ATTEMPTS = 4
+IMAGE, CONTROL, KEY = "image", "label", "dipnet_key"
+LOCAL_FILES = "/data/local-files/?d="
+TITLE_LENGTH = 50  # Label Studio refuses longer titles
+CHUNK = 500  # tasks a request; the server writes them in one transaction
+CHUNK_BYTES = 50_000_000  # the server refuses requests above 250 MB
 INLINE_BYTES = 1_000_000
-NEVER_REPEAT: Any = {
-    "max_retries": 0
-}  # the SDK repeats a POST on 5xx and on a dropped connection, which doubles imports
+OVERLAP = timedelta(seconds=60)  # an answer may be committed after a later one was seen
+# `include` also names the fields of what is nested: without `result`, annotations come back as bare ids.
+ANSWER_FIELDS = "id,data,annotations,result,was_cancelled,updated_at,lead_time,completed_by,created_username"
+MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
 
 
 class LabelStudioLabeler:
-    """Label requests as tasks of a Label Studio project; each carries our key in its data."""
+    """People who answer label requests in Label Studio. Every failure there is Unavailable here, in one line.
+
+    `media` turns an image's URI into what a browser can show. `files_root` is Label Studio's local files document root;
+    the folders below it that images lie in are registered with the project, since Label Studio serves no others.
+    `transport` replaces the way to the server, for tests of what happens when it breaks.
+    """
 
     name = "label-studio"
 
     def __init__(
-        self, *, url: str, token: SecretStr, media: Callable[[str], str], files_root: Path | None = None
+        self,
+        *,
+        url: str,
+        token: SecretStr,
+        media: Callable[[str], str],
+        files_root: Path | None = None,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`media` turns an image's URI into what a browser can show. Nothing is contacted yet."""
-        self._url, self._token, self._media, self._files_root = url.rstrip("/"), token, media, files_root
-
-    @cached_property
-    def _client(self) -> Any:
-        from label_studio_sdk import LabelStudio  # seconds to import, and most commands never need it
-
-        client: Any = LabelStudio  # its own signature is untyped
-        return client(base_url=self._url, api_key=self._token.get_secret_value(), timeout=120)
-
-    @contextmanager
-    def _speaking_plainly(self) -> Iterator[None]:
-        """Turn the SDK's and the transport's errors into ours; bodies are left out, since they can hold tokens."""
-        from label_studio_sdk.core.api_error import ApiError
-
-        try:
-            yield
-        except ApiError as error:
-            if error.status_code in (401, 403):
-                raise Unavailable(
-                    f"Label Studio at {self._url} refused the token; copy a valid one from its Account & Settings page "
-                    "into DIPNET_LABEL_STUDIO_TOKEN"
-                ) from None
-            detail = error.body.get("detail", "") if isinstance(error.body, dict) and error.status_code == 400 else ""
-            raise Unavailable(
-                f"Label Studio at {self._url} answered {error.status_code} {detail}; see its log, or correct "
-                "DIPNET_LABEL_STUDIO_URL"
-            ) from None
-        except httpx.HTTPError as error:
-            raise Unavailable(
-                f"Label Studio at {self._url} does not answer ({type(error).__name__}); start it, or correct "
-                "DIPNET_LABEL_STUDIO_URL"
-            ) from None
-        except (json.JSONDecodeError, AttributeError, ValueError) as error:
-            # What the SDK raises when the answer is a page of something else, or the token is malformed.
-            raise Unavailable(
-                f"what answers at {self._url} does not speak Label Studio's language ({type(error).__name__}); "
-                "correct DIPNET_LABEL_STUDIO_URL and DIPNET_LABEL_STUDIO_TOKEN"
-            ) from None
-
-    def check(self) -> dict[str, str]:
-        """Version and user. Raises Unavailable."""
-        with self._speaking_plainly():
-            user = self._client.users.whoami()
-            version = self._client.versions.get()
-        return {"url": self._url, "version": str(version.release or "unknown"), "user": str(user.email)}
+        self._server, self._media = Connection(url, token, transport), media
+        self._files_root = _normal(files_root) if files_root else None
 
     def open_project(self, brief: ProjectBrief) -> str:
-        """The project with this title, made when there is none. Raises Incompatible when it lacks a class."""
-        with self._speaking_plainly():
-            for project in self._client.projects.list(page_size=PAGE):
-                if project.title == brief.title:
-                    _require_classes(project, brief)
-                    return str(project.id)
-            made = self._client.projects.create(
-                title=brief.title,
-                description=brief.instructions,
-                label_config=label_config(brief.class_names),
-                expert_instruction=brief.instructions,
-                show_instruction=True,
-                show_skip_button=True,
-                request_options=NEVER_REPEAT,
-            )
-        return str(made.id)
+        """The id of the project with this title, made when there is none. Raises Incompatible when it lacks a class."""
+        title = _fitting(brief.title)
+        with self._server.plainly() as client:
+            for may_be_lost in attempts():
+                found = self._find_project(title)
+                if found is not None:
+                    break
+                with may_be_lost:
+                    client.projects.create(
+                        title=title,
+                        description=brief.instructions,
+                        expert_instruction=html.escape(brief.instructions).replace("\n", "<br>"),
+                        show_instruction=True,
+                        label_config=label_config(brief.class_names),
+                    )
+            else:
+                raise Unavailable(f"Label Studio at {self._server.url} did not make project '{title}'; try again")
+            self._check_classes(found, title, brief.class_names)
+        return str(found)
 
     def send(self, project: str, drafts: Sequence[RequestDraft]) -> dict[str, str]:
-        """Import what the project does not hold. A lost answer is not repeated blindly: the project is asked first."""
+        """Import what the project does not hold yet, by our key; return {key: task id} for all drafts."""
         wanted = {draft.key: draft for draft in drafts}
-        self._share(project, {str(Path(draft.uri).parent) for draft in drafts})
-        for attempt in range(ATTEMPTS):
-            held = self._tasks_by_key(project)
-            missing = [draft for key, draft in wanted.items() if key not in held]
-            if not missing:
-                return {key: held[key] for key in wanted}
-            try:
-                self._import(project, missing)
-            except Unavailable:
-                if attempt == ATTEMPTS - 1:
-                    raise
-                time.sleep(2**attempt)
-        raise Unavailable(f"Label Studio at {self._url} took {len(missing)} tasks but does not list them; see its log")
+        accepted: set[str] = set()  # what the server took is waited for, never sent again
+        with self._server.plainly() as client:
+            for may_be_lost in attempts():
+                held = self._held(project)
+                missing = [draft for key, draft in wanted.items() if key not in held]
+                if not missing:
+                    break
+                tasks = [_task(draft, self._media(draft.uri)) for draft in missing if draft.key not in accepted]
+                self._serve_files(project, [task["data"][IMAGE] for task in tasks])
+                with may_be_lost:
+                    for chunk in _chunks(tasks):
+                        client.projects.import_tasks(int(project), request=chunk)
+                        accepted |= {task["data"][KEY] for task in chunk}
+            else:
+                raise Unavailable(
+                    f"Label Studio at {self._server.url} still lacks {len(missing)} of {len(wanted)} label requests; "
+                    "look at its log, then run again: what is there is not sent twice"
+                )
+            self._prefill(project, drafts)
+        return {key: str(held[key]) for key in wanted}
 
     def answers(self, project: str, *, waiting: Mapping[str, str], since: datetime | None) -> Iterator[Answer]:  # noqa: ARG002
-        """Every task of ours that changed since then and has an answer; tasks without our key are left alone."""
-        query = None
-        if since is not None:
-            moment = (since - OVERLAP).astimezone(UTC).isoformat().replace("+00:00", "Z")
-            item = {"filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": moment}
-            query = json.dumps({"filters": {"conjunction": "and", "items": [item]}})
-        with self._speaking_plainly():
-            for task in self._client.tasks.list(project=int(project), query=query, fields="all", page_size=PAGE):
-                key = (task.data or {}).get(KEY)
-                found = newest_answer(str(key), task.annotations or []) if key else None
-                if found is not None:
-                    yield found
-
-    def pending(self, project: str) -> list[tuple[int, str]]:
-        """(task id, sample id) of our tasks that nobody has answered."""
-        with self._speaking_plainly():
-            tasks = list(self._client.tasks.list(project=int(project), fields="all", page_size=PAGE))
-        ours = [task for task in tasks if (task.data or {}).get(KEY) and not task.annotations]
-        return [(int(task.id), str(task.data["sample_id"])) for task in ours]
-
-    def submit(self, task_id: int, class_name: str, *, lead_seconds: float) -> None:
-        """Answer a task as an annotator would."""
-        result = [{"from_name": CONTROL, "to_name": IMAGE, "type": "choices", "value": {"choices": [class_name]}}]
-        with self._speaking_plainly():
-            self._client.annotations.create(
-                task_id, result=result, lead_time=lead_seconds, request_options=NEVER_REPEAT
+        """What annotators said in tasks of ours that changed since then, whichever batch they belong to."""
+        if since is None:
+            query = query_of(
+                "or", ("total_annotations", "greater", "Number", 0), ("cancelled_annotations", "greater", "Number", 0)
             )
+        else:
+            moment = (since - OVERLAP).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            query = query_of("and", ("updated_at", "greater_or_equal", "Datetime", moment))
+        for task in self._server.tasks(project, include=ANSWER_FIELDS, query=query):
+            key = _key(task)
+            answer = _answer(key, task.annotations or []) if key else None
+            if answer is not None:
+                yield answer
 
     def url(self, project: str) -> str:
-        """The project's page."""
-        return f"{self._url}/projects/{project}"
+        """Where a person opens the project."""
+        return f"{self._server.url}/projects/{project}"
 
-    def _tasks_by_key(self, project: str) -> dict[str, str]:
-        """{our key: task id}; of two tasks with one key the older counts."""
+    def check(self) -> dict[str, str]:
+        """Version and user, for `dipnet doctor`. Raises Unavailable saying which of URL, server and token is wrong."""
+        with self._server.plainly() as client:
+            version, user = client.versions.get(), client.users.whoami()
+        if not isinstance(version.release, str) or not isinstance(user.email, str):
+            raise self._server.stranger()
+        return {"version": version.release, "user": user.email}
+
+    def pending(self, project: str) -> list[tuple[str, str]]:
+        """(task id, sample id) of our tasks that nobody answered or skipped, in the order they were sent."""
+        query = query_of(
+            "and", ("total_annotations", "equal", "Number", 0), ("cancelled_annotations", "equal", "Number", 0)
+        )
+        tasks = self._server.tasks(project, include="id,data", query=query)
+        return [(str(task.id), str(task.data["sample_id"])) for task in tasks if _key(task)]
+
+    def submit(self, task_id: str, class_name: str, lead_seconds: float) -> None:
+        """Answer a task as an annotator would. Twice is once: Label Studio refuses a second annotation of the same id."""
+        from label_studio_sdk.core.api_error import ApiError
+
+        with self._server.plainly() as client:
+            for may_be_lost in attempts():
+                try:
+                    with may_be_lost:
+                        client.annotations.create(
+                            int(task_id),
+                            result=[_choice(class_name)],
+                            lead_time=lead_seconds,
+                            unique_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"dipnet:{self._server.url}/tasks/{task_id}")),
+                        )
+                        return
+                except ApiError as error:
+                    if error.status_code == 409:
+                        return
+                    raise
+        raise Unavailable(f"Label Studio at {self._server.url} did not take the answer to task {task_id}; try again")
+
+    def _held(self, project: str) -> dict[str, int]:
+        """Our keys in the project; the lowest task id where an import doubled."""
         held: dict[str, int] = {}
-        with self._speaking_plainly():
-            for task in self._client.tasks.list(project=int(project), include="id,data", page_size=PAGE):
-                key = (task.data or {}).get(KEY)
-                if key is not None:
-                    held[key] = min(int(task.id), held.get(key, int(task.id)))
-        return {key: str(task_id) for key, task_id in held.items()}
+        for task in self._server.tasks(project, include="id,data"):
+            key = _key(task)
+            if key:
+                held[key] = min(int(task.id), held.get(key, int(task.id)))
+        return held
 
-    def _share(self, project: str, folders: set[str]) -> None:
-        """Let the project show the local files of these folders: without a storage that covers it, a link answers 404."""
-        shared = [folder for folder in sorted(folders) if is_shared(folder, self._files_root)]
-        if not shared:
+    def _find_project(self, title: str) -> int | None:
+        with self._server.plainly() as client:
+            listed: Any = client.projects.list(include="id,title", page_size=100, request_options=READING)
+            return min((int(project.id) for project in listed if project.title == title), default=None)
+
+    def _check_classes(self, project: int, title: str, class_names: Sequence[str]) -> None:
+        with self._server.plainly() as client:
+            parsed = client.projects.get(project, request_options=READING).parsed_label_config or {}
+        offered = (parsed.get(CONTROL) or {}).get("labels") or []
+        lacking = [name for name in class_names if name not in offered]
+        if lacking:
+            raise Incompatible(
+                f"Label Studio's project '{title}' does not offer the class '{lacking[0]}'; add it at "
+                f"{self.url(str(project))}/settings/labeling, or give the campaign another name"
+            )
+
+    def _serve_files(self, project: str, media: Sequence[str]) -> None:
+        """Register the folders of local files with the project, and make sure that the first file is shown."""
+        local = [link.removeprefix(LOCAL_FILES) for link in media if link.startswith(LOCAL_FILES)]
+        if self._files_root is None or not local:
             return
-        storages = self._client.import_storage.local
-        with self._speaking_plainly():
-            held = {str(storage.path) for storage in storages.list(project=int(project))}
-            for folder in (folder for folder in shared if folder not in held):
-                storages.create(
-                    project=int(project),
-                    path=folder,
-                    title=f"dipnet: {Path(folder).name}"[:100],
-                    use_blob_urls=True,
-                    request_options=NEVER_REPEAT,
-                )
+        from label_studio_sdk.core.api_error import ApiError
 
-    def _import(self, project: str, drafts: Sequence[RequestDraft]) -> None:
-        for start in range(0, len(drafts), IMPORT_AT_ONCE):
-            tasks: Any = [as_task(draft, self._media(draft.uri)) for draft in drafts[start : start + IMPORT_AT_ONCE]]
-            with self._speaking_plainly():
-                self._client.projects.import_tasks(int(project), request=tasks, request_options=NEVER_REPEAT)
+        with self._server.plainly() as client:
+            storages = client.import_storage.local
+            held = {storage.path for storage in storages.list(project=int(project), request_options=READING)}
+            for folder in sorted({str(self._files_root / unquote(link).partition("/")[0]) for link in local} - held):
+                try:
+                    # The filter matches nothing: a click on Sync adds no tasks of its own.
+                    storages.create(
+                        project=int(project), title="dipnet", path=folder, use_blob_urls=True, regex_filter="(?!)"
+                    )
+                except ApiError as error:
+                    if error.status_code != 400:
+                        raise
+                    raise self._not_served(one_line((error.body or {}).get("validation_errors"))) from None
+        status = self._server.status_of(LOCAL_FILES + local[0])
+        if status != 200:
+            raise self._not_served(f"HTTP {status} for {LOCAL_FILES}{local[0]}")
+
+    def _not_served(self, why: str) -> Unavailable:
+        return Unavailable(
+            f"Label Studio at {self._server.url} does not serve the images as local files ({why}); start it with "
+            "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and "
+            f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={self._files_root}, or unset DIPNET_LABEL_STUDIO_FILES_ROOT"
+        )
+
+    def _prefill(self, project: str, drafts: Sequence[RequestDraft]) -> None:
+        """Show the newest model's predictions: Label Studio keeps to the first version that it was ever sent."""
+        versions = [draft.model_version for draft in drafts if draft.predicted_class and draft.model_version]
+        if versions:
+            with self._server.plainly() as client:
+                client.projects.update(int(project), model_version=versions[-1], request_options=READING)
 
 
-def label_config(class_names: Sequence[str]) -> str:
-    """A single choice among these classes beside the image."""
+def label_config(class_names: Iterable[str]) -> str:
+    """Label Studio's description of one image and one choice between these classes."""
     view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Image", name=IMAGE, value="$image", zoom="true")
+    ElementTree.SubElement(view, "Image", name=IMAGE, value=f"${IMAGE}")
     choices = ElementTree.SubElement(view, "Choices", name=CONTROL, toName=IMAGE, choice="single", showInLine="true")
-    for class_name in class_names:
-        ElementTree.SubElement(choices, "Choice", value=class_name)
+    for name in class_names:
+        ElementTree.SubElement(choices, "Choice", value=name)
     return ElementTree.tostring(view, encoding="unicode")
 
 
-def as_task(draft: RequestDraft, image: str) -> dict[str, Any]:
-    """A draft as Label Studio imports it, with the model's answer as a pre-annotation where there is one."""
-    task: dict[str, Any] = {
-        "data": {"image": image, KEY: draft.key, "sample_id": draft.sample_id, "priority": draft.priority}
-    }
-    if draft.predicted_class:
-        value = {"choices": [draft.predicted_class]}
-        task["predictions"] = [
-            {
-                "model_version": draft.model_version,
-                "score": draft.predicted_probability,
-                "result": [{"from_name": CONTROL, "to_name": IMAGE, "type": "choices", "value": value}],
-            }
-        ]
-    return task
-
-
-def newest_answer(key: str, annotations: Sequence[Any]) -> Answer | None:
-    """What a task's annotations say: the newest answer that is no skip, else the newest skip.
-
-    A skip keeps the result that the pre-annotation filled in, so `was_cancelled` is looked at before the result.
-    """
-    rows = [_as_dict(annotation) for annotation in annotations]
-    rows.sort(key=lambda row: (not row.get("was_cancelled"), str(row.get("updated_at")), row.get("id") or 0))
-    if not rows:
-        return None
-    row = rows[-1]
-    chosen = [name for item in row.get("result") or [] for name in (item.get("value") or {}).get("choices", [])]
-    if row.get("was_cancelled"):
-        state, chosen = RequestState.SKIPPED, []
-    else:
-        state = RequestState.LABELLED if chosen else RequestState.EMPTY
-    return Answer(
-        key=key,
-        external_id=str(row["id"]),
-        state=state,
-        class_name=", ".join(chosen),
-        annotator=_who(row.get("completed_by")),
-        lead_seconds=float(row.get("lead_time") or 0),
-        answered_at=_when(row.get("updated_at") or row.get("created_at")),
-    )
-
-
 def media_resolver(settings: Settings, presign: Callable[[str], str]) -> Callable[[str], str]:
-    """What shows an image to a browser: a signed URL for S3, a local-files link under the shared folder, or the bytes."""
+    """How images become visible in a browser: signed, linked as local files, or sent inside the label request.
 
-    def resolve(uri: str) -> str:
+    The function raises BadInput for a local image that is too large to be sent, NotFound for one that is gone.
+    """
+    root = settings.label_studio_files_root
+    served = _normal(root) if root else None
+
+    def media(uri: str) -> str:
+        if uri.startswith(("http://", "https://", "data:")):
+            return uri
         if uri.startswith("s3://"):
             return presign(uri)
-        path, root = Path(uri), settings.label_studio_files_root
-        if root is not None and is_shared(str(path.parent), root):
-            return f"/data/local-files/?d={quote(path.relative_to(root).as_posix())}"
-        if path.stat().st_size > INLINE_BYTES:
-            raise BadInput(
-                f"'{uri}' is too large to send; share its folder with Label Studio: DIPNET_LABEL_STUDIO_FILES_ROOT"
-            )
-        kind = mimetypes.guess_type(uri)[0] or "image/png"
-        return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        path = _normal(Path(uri))
+        # Label Studio serves folders below its root, but not the root itself.
+        if served and path.parent != served and path.is_relative_to(served):
+            return LOCAL_FILES + quote(path.relative_to(served).as_posix())
+        return _inline(path)
 
-    return resolve
+    return media
 
 
-def is_shared(folder: str, root: Path | None) -> bool:
-    """Whether Label Studio can serve a folder's files: it must lie below the root, which itself is refused."""
-    return root is not None and Path(folder) != root and Path(folder).is_relative_to(root)
+def _normal(path: Path) -> Path:
+    """Absolute and without `..`; links are kept, since Label Studio compares names."""
+    return Path(os.path.normpath(path.absolute()))
 
 
-def _require_classes(project: Any, brief: ProjectBrief) -> None:
-    offered = {choice.get("value") for choice in ElementTree.fromstring(project.label_config).iter("Choice")}  # noqa: S314
-    if missing := [name for name in brief.class_names if name not in offered]:
-        raise Incompatible(
-            f"Label Studio project '{brief.title}' does not offer {', '.join(missing)}; add the choice in its labelling "
-            "interface, or run the campaign under another name"
+def _inline(path: Path) -> str:
+    """The image as a data URI."""
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= INLINE_BYTES else b""
+    except OSError as error:
+        raise NotFound(f"'{path}' cannot be read ({error.strerror}); was it moved or deleted?") from None
+    if not data:
+        raise BadInput(
+            f"'{path}' has {size} bytes, and only 1 to {INLINE_BYTES} are sent inside a label request; "
+            "let Label Studio serve a folder above it, and set DIPNET_LABEL_STUDIO_FILES_ROOT to that folder"
         )
+    kind = next((kind for magic, kind in MAGIC.items() if data.startswith(magic)), mimetypes.guess_type(path.name)[0])
+    if not kind or not kind.startswith("image/"):
+        raise BadInput(f"'{path}' is no image that a browser shows; use PNG, JPEG, GIF, WebP or BMP")
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _as_dict(annotation: Any) -> dict[str, Any]:
-    row: dict[str, Any] = annotation if isinstance(annotation, dict) else annotation.dict()
-    return row
+def _fitting(title: str) -> str:
+    """The title as Label Studio takes it: a longer one keeps its beginning and gets a hash of the whole."""
+    title = title.strip()
+    if len(title) <= TITLE_LENGTH:
+        return title
+    return f"{title[: TITLE_LENGTH - 9]}-{hashlib.sha256(title.encode()).hexdigest()[:8]}"
 
 
-def _who(completed_by: Any) -> str:
-    return (
-        str(completed_by.get("email") or completed_by.get("id"))
-        if isinstance(completed_by, dict)
-        else str(completed_by)
+def _choice(class_name: str) -> dict[str, Any]:
+    return {"from_name": CONTROL, "to_name": IMAGE, "type": "choices", "value": {"choices": [class_name]}}
+
+
+def _task(draft: RequestDraft, media: str) -> Any:
+    """What Label Studio imports: data by which we know it again, and the model's guess."""
+    data = {IMAGE: media, KEY: draft.key, "sample_id": draft.sample_id, "priority": draft.priority}
+    guess = {
+        "model_version": draft.model_version,
+        "score": draft.predicted_probability,
+        "result": [_choice(draft.predicted_class)],
+    }
+    return {"data": data, "predictions": [guess] if draft.predicted_class else []}
+
+
+def _chunks(tasks: Iterable[Any]) -> Iterator[list[Any]]:
+    """Tasks in groups that one request may carry."""
+    chunk: list[Any] = []
+    size = 0
+    for task in tasks:
+        length = len(task["data"][IMAGE])
+        if chunk and (len(chunk) == CHUNK or size + length > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(task)
+        size += length
+    if chunk:
+        yield chunk
+
+
+def _key(task: Any) -> str:
+    """Our key in a task's data; empty for a task that is not ours."""
+    key = (task.data or {}).get(KEY)
+    return key if isinstance(key, str) else ""
+
+
+def _answer(key: str, annotations: Sequence[Mapping[str, Any]]) -> Answer | None:
+    """The latest answer, else the latest skip. A skip keeps a pre-filled result, so the result is read last."""
+    if not annotations:
+        return None
+    given = [annotation for annotation in annotations if not annotation["was_cancelled"]]
+    latest = max(given or annotations, key=lambda annotation: (annotation["updated_at"], annotation["id"]))
+    chosen = [name for item in latest["result"] or [] for name in _choices(item)]
+    state = RequestState.LABELLED if latest["result"] else RequestState.EMPTY
+    if latest["was_cancelled"]:
+        state, chosen = RequestState.SKIPPED, []
+    return Answer(
+        key=key,
+        external_id=str(latest["id"]),
+        state=state,
+        class_name=", ".join(chosen),
+        annotator=_annotator(latest),
+        lead_seconds=latest["lead_time"] or 0.0,
+        answered_at=datetime.fromisoformat(latest["updated_at"]).astimezone(UTC),
     )
 
 
-def _when(moment: Any) -> datetime:
-    found = moment if isinstance(moment, datetime) else datetime.fromisoformat(str(moment).replace("Z", "+00:00"))
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+def _choices(item: Mapping[str, Any]) -> list[str]:
+    """The classes of one item of a result; none when it belongs to another control."""
+    value = item.get("value")
+    if item.get("from_name") != CONTROL or not isinstance(value, dict):
+        return []
+    return [str(name) for name in value.get("choices") or []]
+
+
+def _annotator(annotation: Mapping[str, Any]) -> str:
+    """The e-mail address (Label Studio says 'First Last address, id'), else the id."""
+    address: str = (annotation.get("created_username") or "").rpartition(", ")[0].rpartition(" ")[2]
+    by = annotation.get("completed_by")
+    return address or str((by.get("email") or by.get("id")) if isinstance(by, dict) else by)

@@ -1,5 +1,6 @@
 """Real servers, each started once a session, and skipped with a reason where they cannot be had."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -14,24 +15,34 @@ from storage.labelstudio_server import RELEASE, LabelStudioServer
 
 
 @pytest.fixture(scope="session")
-def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServer]:
-    """A Label Studio on loopback that may show files below its home's `files` folder.
+def label_studio_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory that Label Studio has already migrated, kept beside pytest's temporary folders and copied here.
 
-    300 migrations take a minute, so that a migrated home is kept beside pytest's temporary folders and copied.
+    300 migrations take a minute. The folder in the cache appears whole or not at all.
     """
-    migrated = Path(tempfile.gettempdir()) / f"dipnet-tests-label-studio-{RELEASE}-{os.getuid()}"
-    try:
-        if not migrated.is_dir():
-            fresh = Path(tempfile.mkdtemp(prefix="dipnet-label-studio-"))
+    migrated = Path(tempfile.gettempdir()) / f"dipnet-label-studio-{RELEASE}-{os.getuid()}"
+    if not migrated.is_dir():
+        fresh = Path(tempfile.mkdtemp(prefix="dipnet-label-studio-"))
+        try:
             with LabelStudioServer(fresh):
                 pass
-            if not migrated.exists():
-                fresh.rename(migrated)
-        home = tmp_path_factory.mktemp("label-studio") / "home"
-        shutil.copytree(migrated, home)
-        files = home / "files"
-        files.mkdir()
-        with LabelStudioServer(home, files_root=files) as server:
+        except Unavailable as problem:
+            shutil.rmtree(fresh)
+            pytest.skip(f"no Label Studio here: {problem}")
+        with contextlib.suppress(OSError):  # another session was first
+            fresh.rename(migrated)
+    home = tmp_path_factory.mktemp("label-studio") / "home"
+    shutil.copytree(migrated, home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def label_studio(label_studio_home: Path) -> Iterator[LabelStudioServer]:
+    """A Label Studio on loopback that may show files of folders below its home's `files`."""
+    files = label_studio_home / "files"
+    files.mkdir()
+    try:
+        with LabelStudioServer(label_studio_home, files_root=files) as server:
             yield server
     except Unavailable as problem:
         pytest.skip(f"no Label Studio here: {problem}")

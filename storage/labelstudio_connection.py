@@ -1,0 +1,157 @@
+"""The way to a Label Studio server: one client, every failure in one line, and attempts that never repeat blindly.
+
+The SDK takes seconds to import and is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from pydantic import SecretStr, ValidationError
+
+from models.errors import BadSettings, Unavailable
+
+if TYPE_CHECKING:
+    from label_studio_sdk import LabelStudio
+    from label_studio_sdk.core.api_error import ApiError
+    from label_studio_sdk.core.request_options import RequestOptions
+
+PAGE = 200
+TIMEOUT_S = 120.0
+ATTEMPTS = 5  # with pauses of 1, 2, 4, 8 s: a restart of the server takes about 14 s
+READING: RequestOptions = {"max_retries": ATTEMPTS - 1}
+
+
+class Connection:
+    """One Label Studio and our token for it. `transport` replaces the way there, for tests of what happens when it breaks."""
+
+    def __init__(self, url: str, token: SecretStr, transport: httpx.BaseTransport | None = None) -> None:
+        self.url, self._transport = url.rstrip("/"), transport
+        self._token = token.get_secret_value().strip()
+        if not self._token.isascii() or not self._token.isprintable():
+            raise BadSettings("DIPNET_LABEL_STUDIO_TOKEN has characters that no token has; copy it again")
+
+    @contextmanager
+    def plainly(self) -> Iterator[LabelStudio]:
+        """The client; what goes wrong with it becomes Unavailable, in one line that never holds the token."""
+        from label_studio_sdk.core.api_error import ApiError
+        from label_studio_sdk.core.parse_error import ParsingError
+
+        try:
+            yield self._client
+        except ApiError as error:
+            raise self._refused(error) from None
+        except (ParsingError, ValidationError, json.JSONDecodeError):
+            raise self.stranger() from None
+        except httpx.HTTPError as error:
+            raise Unavailable(
+                f"Label Studio at {self.url} does not answer ({type(error).__name__}); "
+                "start it or correct DIPNET_LABEL_STUDIO_URL"
+            ) from None
+
+    def stranger(self) -> Unavailable:
+        """Something else answers at the URL."""
+        return Unavailable(f"what answers at {self.url} is not a Label Studio server; correct DIPNET_LABEL_STUDIO_URL")
+
+    def tasks(self, project: str, *, include: str, query: str | None = None) -> Iterator[Any]:
+        """The project's tasks by id, with the included fields. `include` also names the fields of what is nested."""
+        with self.plainly() as client:
+            yield from client.tasks.list(
+                project=int(project),
+                include=include,
+                query=query,
+                page_size=PAGE,
+                resolve_uri=False,
+                request_options=READING,
+            )
+
+    def status_of(self, path: str) -> int:
+        """The HTTP status of a page or file that the SDK does not know."""
+        with self.plainly() as client:
+            headers = client._client_wrapper.get_headers()  # renews a personal access token when that is due
+            return self._http.get(self.url + path, headers=headers).status_code
+
+    @cached_property
+    def _http(self) -> httpx.Client:
+        http = httpx.Client(
+            timeout=TIMEOUT_S,
+            transport=self._transport,
+            # A session cookie that Label Studio hands out would outrank the token, and then ask for a CSRF token.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        )
+        weakref.finalize(self, http.close)
+        return http
+
+    @cached_property
+    def _client(self) -> LabelStudio:
+        """The SDK's client. It repeats nothing by itself, follows no redirect and keeps no session."""
+        from label_studio_sdk import LabelStudio
+
+        # The slash keeps the path of a server behind a prefix when the SDK renews a personal access token.
+        options: dict[str, Any] = {"base_url": f"{self.url}/", "api_key": self._token, "httpx_client": self._http}
+        return LabelStudio(**options, max_retries=0)  # type: ignore[no-untyped-call]
+
+    def _refused(self, error: ApiError) -> Unavailable:
+        status, body = error.status_code or 0, error.body
+        known = isinstance(body, dict) and {"detail", "status_code", "version"} <= set(body)
+        detail = one_line(body.get("validation_errors") or body["detail"]) if known else ""
+        said = f"HTTP {status}{': ' if detail else ''}{detail}".replace(self._token or "\n", "…")
+        if status in (401, 403):
+            return Unavailable(
+                f"Label Studio at {self.url} refused the token; set DIPNET_LABEL_STUDIO_TOKEN to one from its page "
+                f"Account & Settings ({said})"
+            )
+        if 300 <= status < 400:
+            target = (error.headers or {}).get("location", "another address")
+            return Unavailable(f"{self.url} redirects to {target}; set DIPNET_LABEL_STUDIO_URL to where it ends")
+        if known or status == 429 or status >= 500:
+            return Unavailable(f"Label Studio at {self.url} could not do what was asked ({said}); look at its log")
+        return self.stranger()
+
+
+def attempts() -> Iterator[AbstractContextManager[None]]:
+    """Context managers, one an attempt, that swallow the loss of an answer; a pause follows a loss."""
+    from label_studio_sdk.core.api_error import ApiError
+
+    losses: list[Exception] = []
+
+    @contextmanager
+    def may_be_lost() -> Iterator[None]:
+        try:
+            yield
+        except httpx.TransportError as error:
+            losses.append(error)
+        except ApiError as error:
+            if (error.status_code or 0) < 500 and error.status_code not in (408, 429):
+                raise
+            losses.append(error)
+
+    for attempt in range(ATTEMPTS):
+        known = len(losses)
+        yield may_be_lost()
+        if len(losses) > known and attempt < ATTEMPTS - 1:
+            time.sleep(2.0**attempt)
+
+
+def query_of(conjunction: str, *conditions: tuple[str, str, str, Any]) -> str:
+    """A filter of the Data Manager, from (field, operator, type, value). A misspelt name is no error there: it finds nothing."""
+    items = [
+        {"filter": f"filter:tasks:{field}", "operator": operator, "type": kind, "value": value}
+        for field, operator, kind, value in conditions
+    ]
+    return json.dumps({"filters": {"conjunction": conjunction, "items": items}})
+
+
+def one_line(said: object) -> str:
+    """What a server said, without line breaks and not endless."""
+    if isinstance(said, dict):  # validation errors: a list of complaints for every field
+        said = "; ".join(str(complaint) for complaints in said.values() for complaint in complaints)
+    return " ".join(str(said).split())[:300]
