@@ -1,0 +1,149 @@
+"""The demo, as a user runs it: it finds and mends the blind spot, and running it again changes nothing."""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.labelstudio_server import LabelStudioServer
+
+DIPNET = Path(sys.executable).parent / "dipnet"
+
+
+def demo(folder: Path, *options: str, limit: float = 600) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [DIPNET, "demo", "--folder", folder, *options],
+        capture_output=True,
+        text=True,
+        timeout=limit,
+        env=environment(folder),
+    )
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Prefect keeps its database in a folder of the test's own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("DIPNET_", "PREFECT_"))}
+    return {**clean, "PREFECT_HOME": str(folder.parent / "prefect")}
+
+
+def rows(folder: Path) -> dict[str, int]:
+    with sqlite3.connect(folder / "data" / "dipnet.db") as db:
+        names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names}
+
+
+def report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    found.pop("times")
+    return found
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo that ran undisturbed."""
+    folder = tmp_path_factory.mktemp("demo") / "finished"
+    done = demo(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_campaign_mends_the_slice_and_beats_the_control_arm(finished: Path) -> None:
+    found = report(finished)
+    on_slice = found["scenarios"][found["slice"]]["deltas"]
+    target = found["issue"]["class_name"]
+    assert on_slice["campaign"][target]["f1"]["low"] > 0
+    assert on_slice["uplift"][target]["f1"]["low"] > 0
+    assert found["arms"]["campaign"]["budget"] == found["arms"]["control"]["budget"] == 200
+    assert found["arms"]["campaign"]["candidates"] == found["arms"]["control"]["candidates"] == 200
+    assert found["gate"]["verdict"] == "pass"
+
+
+def test_exemplars_come_from_development_data_only(finished: Path) -> None:
+    with sqlite3.connect(finished / "data" / "dipnet.db") as db:
+        query = "SELECT DISTINCT corpus.name FROM exemplar JOIN sample ON sample.id = exemplar.sample_id "
+        query += "JOIN shard ON shard.id = sample.shard_id JOIN corpus ON corpus.id = shard.corpus_id"
+        assert db.execute(query).fetchall() == [("development",)]
+
+
+def test_the_report_has_its_pictures(finished: Path) -> None:
+    html = (finished / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == 10 + 200 + 200
+    assert "light-coat-taken-for-pullover" in html
+    assert "<script" not in html
+
+
+def test_a_second_run_is_quick_and_changes_nothing(finished: Path) -> None:
+    before, numbers, bytes_ = rows(finished), report(finished), (finished / "report.json").read_bytes()
+    done = demo(finished, limit=60)
+    assert done.returncode == 0
+    assert "nothing was done again" in done.stdout
+    assert (rows(finished), report(finished), (finished / "report.json").read_bytes()) == (before, numbers, bytes_)
+
+
+def test_a_run_without_its_report_makes_the_same_one_and_no_new_rows(finished: Path) -> None:
+    before, numbers = rows(finished), report(finished)
+    (finished / "report.json").unlink()
+    done = demo(finished)
+    assert done.returncode == 0, done.stderr
+    assert report(finished) == numbers
+    assert rows(finished) == before
+
+
+def test_a_folder_of_another_demo_is_refused(finished: Path) -> None:
+    done = demo(finished, "--budget", "50", limit=60)
+    assert done.returncode == 2
+    assert "holds a demo with other options" in done.stderr
+
+
+def test_in_a_real_label_studio_the_table_is_the_same(finished: Path, label_studio: LabelStudioServer) -> None:
+    folder = finished.parent / "through-label-studio"
+    import httpx
+
+    own = {**environment(folder), "DIPNET_LABEL_STUDIO_TOKEN": label_studio.token.get_secret_value()}
+    done = subprocess.run(
+        [DIPNET, "demo", "--folder", folder, "--label-studio-url", label_studio.url],
+        capture_output=True, text=True, timeout=600, env=own,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert own["DIPNET_LABEL_STUDIO_TOKEN"] not in done.stdout + done.stderr
+    ours, theirs = report(folder), report(finished)
+    for part in ("issue", "scenarios", "gate", "arms"):
+        assert ours[part] == theirs[part]
+    headers = {"Authorization": f"Token {own['DIPNET_LABEL_STUDIO_TOKEN']}"}
+    projects = httpx.get(f"{label_studio.url}/api/projects/?page_size=100", headers=headers).json()["results"]
+    counts = {
+        p["title"]: (p["task_number"], p["total_annotations_number"], p["total_predictions_number"]) for p in projects
+    }
+    assert counts["dipnet: campaign"] == counts["dipnet: control"] == (200, 200, 200)
+
+
+@pytest.mark.kills
+def test_killed_at_random_instants_and_run_again_it_ends_the_same(finished: Path, tmp_path: Path) -> None:
+    chance = random.Random(int(os.environ.get("KILL_SEED", "0")))
+    for number in range(10):
+        folder = tmp_path / f"killed-{number}" / "demo"
+        folder.parent.mkdir()
+        kills = 0
+        while True:
+            process = subprocess.Popen(
+                [DIPNET, "demo", "--folder", folder], stdout=subprocess.DEVNULL, env=environment(folder)
+            )
+            try:
+                assert process.wait(timeout=chance.uniform(3, 60) if kills < 2 else 600) == 0
+                break
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+                time.sleep(1)
+        print(f"demo {number}: {kills} kills")
+        assert report(folder) == report(finished)
+        assert rows(folder) == rows(finished)
