@@ -29,26 +29,31 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def draw(tmp_path: Path) -> Callable[..., Path]:
-    """Draw a folder of images: squares and bars, dark and light, each with a grain of its own."""
+    """Draw a folder of images below the test's own."""
+    return lambda name, count, *, seed=0: draw_images(tmp_path / "images" / name, count, seed=seed)
 
-    def drawn(name: str, count: int, *, seed: int = 0, metadata: bool = True) -> Path:
-        generator = np.random.default_rng(seed)
-        folder = tmp_path / "images" / name
-        folder.mkdir(parents=True)
-        lines = ["file_name,class_name,tone"]
-        for number in range(count):
-            shape, tone = ("square", "bar")[number % 2], ("dark", "light")[number // 2 % 2]
-            pixels = generator.integers(0, 12, (28, 28)).astype(np.uint8)
-            where = (slice(8, 20), slice(8, 20)) if shape == "square" else (slice(12, 16), slice(2, 26))
-            pixels[where] = SHADES[tone] + generator.integers(0, 30, pixels[where].shape)
-            file = f"{number:04d}.png"
-            Image.fromarray(pixels).save(folder / file)
-            lines.append(f"{file},{shape},{tone}")
-        if metadata:
-            (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
-        return folder
 
-    return drawn
+@pytest.fixture(scope="session")
+def drawn_images() -> Callable[..., Path]:
+    """The same for fixtures of a session, which name the folder themselves."""
+    return draw_images
+
+
+def draw_images(folder: Path, count: int, *, seed: int) -> Path:
+    """Squares and bars, dark and light, each with a grain of its own, and a metadata.csv that says which is which."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    lines = ["file_name,class_name,tone"]
+    for number in range(count):
+        shape, tone = ("square", "bar")[number % 2], ("dark", "light")[number // 2 % 2]
+        pixels = generator.integers(0, 12, (28, 28)).astype(np.uint8)
+        where = (slice(8, 20), slice(8, 20)) if shape == "square" else (slice(12, 16), slice(2, 26))
+        pixels[where] = SHADES[tone] + generator.integers(0, 30, pixels[where].shape)
+        file = f"{number:04d}.png"
+        Image.fromarray(pixels).save(folder / file)
+        lines.append(f"{file},{shape},{tone}")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return folder
 
 
 @pytest.fixture(scope="session")

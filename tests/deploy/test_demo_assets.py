@@ -1,6 +1,5 @@
 """The committed CLIP and images are what they are said to be."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -39,14 +38,6 @@ def test_the_labelled_set_has_the_blind_spot_and_the_other_splits_show_it() -> N
     assert blind("labelled") == 0
     assert min(blind("pool"), blind("holdout")) >= 100
     assert blind("development") >= 50
-
-
-@needs_data_set
-def test_zero_shot_accuracy_on_all_test_images_meets_the_bar(record_property: Callable[[str, object], None]) -> None:
-    accuracy = train_clip.zero_shot(train_clip.FOLDER, fashion.read("t10k"))
-    record_property("zero_shot_accuracy", accuracy)
-    print(f"zero-shot accuracy on Fashion-MNIST's 10,000 test images: {accuracy:.4f}")
-    assert accuracy >= 0.80
 
 
 @needs_data_set

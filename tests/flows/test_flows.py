@@ -1,22 +1,14 @@
 """The flows as real Prefect runs: recorded, repeatable, and with forms that a person can fill in."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from prefect import Flow
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import load_script_as_module
 
 from flows import serving
-from flows.campaign import run_campaign
-from flows.corpus import embed_corpus, ingest_corpus
 from flows.labeling import sync_labels
-from models.errors import BadInput
-from models.values import CampaignPlan, EmbedPlan, IngestPlan, SelectionPolicy, SyncPlan
-from tasks import searching
 
 ALL = [*serving.ON_DEMAND, sync_labels]
 ROOT = Path(__file__).parents[2]
@@ -57,36 +49,3 @@ def test_the_deployment_file_names_flows_that_exist() -> None:
 def test_the_file_form_of_an_entry_point_loads_too() -> None:
     module = load_script_as_module(str(ROOT / "flows" / "campaign.py"))
     assert module.run_campaign.name == "run-campaign"
-
-
-def test_a_campaign_runs_in_prefect_and_twice_changes_nothing(
-    prefect_server: None, draw: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ingest_corpus(IngestPlan(corpus="pool", prefix=str(draw("pool", 30))))
-    embedded = embed_corpus(EmbedPlan(corpora=["pool"]))
-    assert (embedded[0].vectors, embedded[0].shards_done) == (30, 1)
-    searching.new_issue("i", class_name="bar", where="", description="")
-    searching.add_exemplars("i", [tmp_path / "images" / "pool" / "0003.png"], positive=True)
-    (tmp_path / "truth.csv").write_text("sample_id,class_name\n")
-    monkeypatch.setenv("DIPNET_ORACLE_TRUTH", str(tmp_path / "truth.csv"))
-    wanted = CampaignPlan(
-        campaign="c", issue="i", corpora=["pool"], policy=SelectionPolicy(budget=5), class_names=["bar", "square"]
-    )
-    first = run_campaign(wanted)
-    assert first.sent is not None
-    assert first.sent.sent == 5
-    assert run_campaign(wanted) == first
-    assert sync_labels(SyncPlan())[0].complete
-    assert sync_labels(SyncPlan()) == []
-
-
-def test_bad_input_fails_the_run_without_a_retry(prefect_server: None) -> None:
-    state = ingest_corpus(IngestPlan(corpus="pool", prefix="nowhere"), return_state=True)
-    assert state.is_failed()
-    with get_client(sync_client=True) as client:
-        run = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
-        )[0]
-        assert run.total_run_time.total_seconds() < 9  # a retry waits for ten
-    with pytest.raises(BadInput, match="does not exist"):
-        state.result()
