@@ -16,7 +16,7 @@ from rich.console import Console
 
 from flows import console, demo_view
 from models.errors import BadInput, BadSettings
-from models.settings import PREFIX, load_settings
+from models.settings import PREFIX
 from models.values import (
     CampaignOutcome,
     CampaignPlan,
@@ -125,15 +125,7 @@ def _loop(chosen: Demo, stages: "Stages") -> ReportPlan:
         synced = sync_labels()
         tell(f"{sum(batch.new_labels for batch in synced)} new answers")
     with stages("retrain and compare") as tell:
-        after = retrain_and_evaluate(
-            RetrainPlan(model="with-campaign", corpora=["labelled"], campaigns=["campaign"], compare_with="baseline",
-                        issue=found.issue, seed=chosen.seed, resamples=RESAMPLES)
-        )  # fmt: skip
-        retrain_and_evaluate(
-            RetrainPlan(model="with-control", corpora=["labelled"], campaigns=["control"], compare_with="baseline",
-                        scenarios=list(after.evaluations), seed=chosen.seed, resamples=RESAMPLES)
-        )  # fmt: skip
-        tell(f"gate: {after.gate.verdict.value}" if after.gate else "no gate")
+        tell(_retrain(chosen, found.issue))
     return ReportPlan(
         issue=found.issue,
         before="baseline",
@@ -144,6 +136,19 @@ def _loop(chosen: Demo, stages: "Stages") -> ReportPlan:
         overall="all-holdout",
         slice=f"issue-{found.issue}",
     )
+
+
+def _retrain(chosen: Demo, issue: str) -> str:
+    """Both arms, each compared with the baseline on the same scenarios; the gate is about the campaign's."""
+    from flows.training import retrain_and_evaluate
+
+    def plan(arm: str, **more: Any) -> RetrainPlan:
+        base = RetrainPlan(model=f"with-{arm}", corpora=["labelled"], campaigns=[arm], compare_with="baseline")
+        return base.model_copy(update={"seed": chosen.seed, "resamples": RESAMPLES, **more})
+
+    after = retrain_and_evaluate(plan("campaign", issue=issue))
+    retrain_and_evaluate(plan("control", scenarios=list(after.evaluations)))
+    return f"gate: {after.gate.verdict.value}" if after.gate else "no gate"
 
 
 def _mine(chosen: Demo, found: Proposed, arm: str) -> str:
@@ -212,6 +217,7 @@ def _environment(chosen: Demo) -> Iterator[None]:
         raise BadSettings("a Label Studio of your own needs its token; set DIPNET_LABEL_STUDIO_TOKEN")
     wanted = {
         "ROOT": str(chosen.folder / "data"),
+        "DATABASE_URL": f"sqlite:///{chosen.folder / 'data' / 'dipnet.db'}",  # named, lest a .env names another
         "ENCODER": str(ENCODER),
         "LABELER": "label-studio" if chosen.label_studio else "oracle",
         "ORACLE_TRUTH": str(chosen.folder / "truth.csv"),
@@ -219,7 +225,6 @@ def _environment(chosen: Demo) -> Iterator[None]:
         "LABEL_STUDIO_TOKEN": token,
     }
     with environment({f"{PREFIX}{name}": value for name, value in wanted.items() if value}):
-        load_settings(_env_file=None)
         yield
 
 

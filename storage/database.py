@@ -14,7 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError, OperationalError
 from sqlmodel import Session
 
 from models.errors import BadSettings, CorruptData, Incompatible, Unavailable
@@ -27,7 +27,7 @@ def open_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
-            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(Path(str(parsed.database)).parent)
         engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError):
         raise BadSettings(
@@ -53,10 +53,17 @@ def open_engine(url: str) -> Engine:
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Session]:
-    """A session that commits when the block ends well and rolls back when it does not."""
-    with Session(engine, expire_on_commit=False) as session:
-        yield session
-        session.commit()
+    """A session that commits when the block ends well and rolls back when it does not. Raises Unavailable for a collision."""
+    try:
+        with Session(engine, expire_on_commit=False) as session:
+            yield session
+            session.commit()
+    except IntegrityError:
+        raise Unavailable(
+            "another dipnet wrote the same rows first; run the command again: what is there is kept"
+        ) from None
+    except OperationalError as error:
+        raise Unavailable(f"the database cannot be used now ({_first_line(error)}); run the command again") from None
 
 
 def alembic_config(url: str) -> Config:
@@ -65,6 +72,15 @@ def alembic_config(url: str) -> Config:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
     return config
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(
+            f"folder '{folder}' cannot be made ({error.strerror}); correct DIPNET_ROOT or its rights"
+        ) from None
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

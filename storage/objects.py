@@ -95,16 +95,19 @@ class DirectoryStore:
     def write(self, key: str, data: bytes) -> str:
         """Write beside the target, flush to disk, then rename: a kill leaves the old file or the new one."""
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{PARTIAL}{secrets.token_hex(6)}-{path.name}")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as handle:
                 handle.write(data)
                 handle.flush()
                 os.fsync(handle.fileno())
             partial.replace(path)
-        finally:
+        except OSError as error:
             partial.unlink(missing_ok=True)
+            raise Unavailable(
+                f"'{path}' cannot be written ({error.strerror}); free some room, or correct the rights"
+            ) from None
         return hashlib.sha256(data).hexdigest()
 
     def exists(self, key: str) -> bool:

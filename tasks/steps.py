@@ -10,7 +10,6 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from prefect import task
 from prefect.context import FlowRunContext
-from sqlalchemy.exc import IntegrityError, OperationalError
 
 from models.errors import Unavailable
 
@@ -18,12 +17,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-PASSING = (Unavailable, OperationalError, IntegrityError)  # another attempt may find the server up, or the other's rows
-
 
 async def _may_pass(_task: object, _run: object, state: Any) -> bool:
     """Retry what may pass by itself; bad input stays bad."""
-    return isinstance(await state.aresult(raise_on_failure=False), PASSING)
+    return isinstance(await state.aresult(raise_on_failure=False), Unavailable)
 
 
 def step(*, retries: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -78,6 +78,21 @@ def test_a_transaction_is_whole_or_absent(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_two_writers_of_one_name_are_told_to_try_again(tmp_path: Path) -> None:
+    engine = open_engine(url_in(tmp_path))
+    with transaction(engine) as db:
+        db.add(Corpus(name="one", prefix="x"))
+    with pytest.raises(Unavailable, match="wrote the same rows first"), transaction(engine) as db:
+        db.add(Corpus(name="one", prefix="y"))
+    engine.dispose()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "deep").write_text("a file is in the way")
+    with pytest.raises(Unavailable, match="cannot be made"):
+        open_engine(url_in(tmp_path))
+
+
 def test_times_come_back_with_their_zone_and_naive_ones_are_refused(tmp_path: Path) -> None:
     engine = open_engine(url_in(tmp_path))
     when = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)

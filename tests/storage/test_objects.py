@@ -102,7 +102,7 @@ def test_a_write_that_fails_leaves_the_old_object_and_no_litter(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("storage.objects.os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(Unavailable, match="No space left on device"):
         store.write("k", b"new")
     assert [file.name for file in tmp_path.iterdir()] == ["k"]
     assert store.read("k") == b"old"
