@@ -55,7 +55,8 @@ def control_plane(log: Path, *, port: int = 0, ui: bool = False) -> Iterator[str
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603  our own interpreter
             command,
-            env={**os.environ, **QUIET},
+            # The UI asks the port of the settings, not the one on the command line.
+            env={**os.environ, **QUIET, "PREFECT_SERVER_API_PORT": str(chosen), "PREFECT_SERVER_UI_API_URL": url},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -3,11 +3,15 @@
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from models.errors import Unavailable
@@ -46,6 +50,43 @@ def label_studio(label_studio_home: Path) -> Iterator[LabelStudioServer]:
             yield server
     except Unavailable as problem:
         pytest.skip(f"no Label Studio here: {problem}")
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API of one Prefect server that several tests share, named to them alone."""
+    home = tmp_path_factory.mktemp("prefect-api")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-services",
+    ]
+    quiet = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    with (home / "log").open("w") as output:
+        process = subprocess.Popen(command, env={**os.environ, **quiet}, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/api/health", timeout=5).is_success:
+                    break
+            except httpx.HTTPError:
+                assert time.monotonic() < deadline, (home / "log").read_text()[-2000:]
+                time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def postgres_programs() -> Path | None:

@@ -18,20 +18,15 @@ from storage.labelstudio_server import LabelStudioServer
 DIPNET = Path(sys.executable).parent / "dipnet"
 
 
-def demo(folder: Path, *options: str, limit: float = 600) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [DIPNET, "demo", "--folder", folder, *options],
-        capture_output=True,
-        text=True,
-        timeout=limit,
-        env=environment(folder),
-    )
+def demo(folder: Path, *options: str, api: str = "", limit: float = 600) -> "subprocess.CompletedProcess[str]":
+    command = [DIPNET, "demo", "--folder", folder, *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment(folder, api))
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Prefect keeps its database in a folder of the test's own."""
+def environment(folder: Path, api: str = "") -> dict[str, str]:
+    """Prefect keeps its database in a folder of the test's own; with `api`, that server is used instead of a new one."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("DIPNET_", "PREFECT_"))}
-    return {**clean, "PREFECT_HOME": str(folder.parent / "prefect")}
+    return {**clean, "PREFECT_HOME": str(folder.parent / "prefect"), **({"PREFECT_API_URL": api} if api else {})}
 
 
 def rows(folder: Path) -> dict[str, int]:
@@ -88,10 +83,10 @@ def test_a_second_run_is_quick_and_changes_nothing(finished: Path) -> None:
     assert (rows(finished), report(finished), (finished / "report.json").read_bytes()) == (before, numbers, bytes_)
 
 
-def test_a_run_without_its_report_makes_the_same_one_and_no_new_rows(finished: Path) -> None:
+def test_a_run_without_its_report_makes_the_same_one_and_no_new_rows(finished: Path, prefect_api: str) -> None:
     before, numbers = rows(finished), report(finished)
     (finished / "report.json").unlink()
-    done = demo(finished)
+    done = demo(finished, api=prefect_api)
     assert done.returncode == 0, done.stderr
     assert report(finished) == numbers
     assert rows(finished) == before
@@ -103,11 +98,13 @@ def test_a_folder_of_another_demo_is_refused(finished: Path) -> None:
     assert "holds a demo with other options" in done.stderr
 
 
-def test_in_a_real_label_studio_the_table_is_the_same(finished: Path, label_studio: LabelStudioServer) -> None:
+def test_in_a_real_label_studio_the_table_is_the_same(
+    finished: Path, label_studio: LabelStudioServer, prefect_api: str
+) -> None:
     folder = finished.parent / "through-label-studio"
     import httpx
 
-    own = {**environment(folder), "DIPNET_LABEL_STUDIO_TOKEN": label_studio.token.get_secret_value()}
+    own = {**environment(folder, prefect_api), "DIPNET_LABEL_STUDIO_TOKEN": label_studio.token.get_secret_value()}
     done = subprocess.run(
         [DIPNET, "demo", "--folder", folder, "--label-studio-url", label_studio.url],
         capture_output=True, text=True, timeout=600, env=own,
@@ -128,7 +125,7 @@ def test_in_a_real_label_studio_the_table_is_the_same(finished: Path, label_stud
 @pytest.mark.kills
 def test_killed_at_random_instants_and_run_again_it_ends_the_same(finished: Path, tmp_path: Path) -> None:
     chance = random.Random(int(os.environ.get("KILL_SEED", "0")))
-    for number in range(10):
+    for number in range(5):  # two kills each
         folder = tmp_path / f"killed-{number}" / "demo"
         folder.parent.mkdir()
         kills = 0

@@ -1,16 +1,17 @@
-"""`dipnet serve`: a campaign launched through the Prefect server's API, as its UI's form does, runs to its end."""
+"""`dipnet serve`: a campaign launched from the form in the Prefect UI, in a real browser, runs to its end."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import sync_playwright
 
 from models.values import EmbedPlan, IngestPlan
 from tasks import embedding, ingesting, searching, views
@@ -23,6 +24,10 @@ API = f"http://127.0.0.1:{PORT}/api"
 def served(house: Path, draw: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A house with a pool and an issue, served."""
     ingesting.ingest(IngestPlan(corpus="pool", prefix=str(draw("pool", 30))))
+    ingesting.ingest(
+        IngestPlan(corpus="train", prefix=str(draw("train", 8, seed=1)), split="train", label_column="class_name")
+    )
+    embedding.embed_shards(embedding.pending_shards("train", ""), "", 16)
     embedding.embed_shards(embedding.pending_shards("pool", ""), "", EmbedPlan(corpora=["pool"]).batch_size)
     searching.new_issue("i", class_name="bar", where="", description="")
     searching.add_exemplars("i", [tmp_path / "images" / "pool" / "0003.png"], positive=True)
@@ -62,25 +67,36 @@ def wait_for(happened: Callable[[], bool], seconds: float, log: Path) -> None:
         time.sleep(0.5)
 
 
-def test_a_campaign_launched_from_a_deployment_sends_its_batch(served: None, tmp_path: Path) -> None:
-    plan: dict[str, Any] = {
-        "campaign": "from-the-form",
-        "issue": "i",
-        "corpora": ["pool"],
-        "policy": {"budget": 5},
-        "class_names": ["bar", "square"],
-    }
+def fill_in_the_form(deployment: str, *, campaign: str, issue: str, corpus: str, budget: int) -> None:
+    """Launch run-campaign as a person does: open the deployment's Run page, fill in the form, press Submit."""
+    quiet = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-component-update", "disable-sync"]
+    with sync_playwright() as playwright:
+        flags = [f"--{flag}" for flag in [*quiet, "disable-background-networking"]]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        page = browser.new_page(viewport={"width": 1300, "height": 2600})
+        page.goto(f"{API.removesuffix('/api')}/deployments/deployment/{deployment}/run")
+        page.get_by_text("Name of an issue that has exemplars").wait_for(timeout=60_000)
+        page.get_by_role("button", name="Add item").first.click()
+        for place, text in enumerate((campaign, issue, corpus)):
+            page.locator("textarea").nth(place).fill(text)
+        field = page.locator("label", has_text="Budget").locator("xpath=ancestor::*[.//input][1]").locator("input")
+        field.first.fill(str(budget))
+        page.get_by_role("button", name="Submit").click()
+        page.wait_for_url("**tab=Runs**", timeout=30_000)
+        browser.close()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser here; on Debian: apt-get install chromium")
+def test_a_campaign_launched_from_the_form_in_the_prefect_ui_sends_its_batch(served: None, tmp_path: Path) -> None:
     deployment = deployments()["flows.campaign.run_campaign"]
-    made = httpx.post(
-        f"{API}/deployments/{deployment}/create_flow_run",
-        json={"parameters": {"plan": plan}, "state": {"type": "SCHEDULED"}},
-    )
-    run_id = made.raise_for_status().json()["id"]
+    fill_in_the_form(deployment, campaign="from-the-form", issue="i", corpus="pool", budget=5)
 
     def state() -> str:
-        return str(httpx.get(f"{API}/flow_runs/{run_id}").json()["state"]["type"])
+        wanted = {"deployments": {"id": {"any_": [deployment]}}}
+        found = httpx.post(f"{API}/flow_runs/filter", json=wanted, timeout=10).json()
+        return str(found[0]["state"]["type"]) if found else "NONE"
 
     wait_for(lambda: state() in ("COMPLETED", "FAILED", "CRASHED"), 150, tmp_path / "serve.log")
-    assert state() == "COMPLETED"
+    assert state() == "COMPLETED", (tmp_path / "serve.log").read_text()[-3000:]
     row = views.campaign_rows()[0]
     assert (row["campaign"], row["candidates"], row["state"]) == ("from-the-form", 5, "sent")
