@@ -99,10 +99,11 @@ def embeddings_of(db: Session, *, corpus_id: int) -> Sequence[tuple[str, int, in
     return db.exec(query).all()
 
 
-def quarantine_of(db: Session, *, corpus_id: int) -> Sequence[EmbeddedShard]:
-    """One complete row a shard that has unreadable images; any encoder read the same bytes."""
-    query = select(EmbeddedShard).join(Shard).where(Shard.corpus_id == corpus_id).order_by(col(EmbeddedShard.shard_id))
-    return list({row.shard_id: row for row in db.exec(query).all() if row.quarantined}.values())
+def read_shards(db: Session, *, corpus_id: int) -> Sequence[EmbeddedShard]:
+    """One complete row a shard whose images were read, in order; any encoder read the same bytes."""
+    query = select(EmbeddedShard).join(Shard).where(Shard.corpus_id == corpus_id)
+    rows = db.exec(query.order_by(col(Shard.number), col(EmbeddedShard.id))).all()
+    return list({row.shard_id: row for row in rows}.values())
 
 
 def ensure_samples(db: Session, *, samples: Iterable[Sample]) -> int:

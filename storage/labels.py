@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from sqlmodel import Session, col, func, select
 
 from models.campaign import Campaign, CampaignRun, Candidate
-from models.corpus import Corpus, Sample, Shard
+from models.corpus import Corpus, Sample
 from models.labeling import Label, LabelBatch, LabelRequest
 from models.states import CandidateState, RequestState, move
 from models.values import Answer
@@ -91,14 +91,15 @@ def record(db: Session, *, request: LabelRequest, candidate: Candidate, answer: 
 
 
 def labels_of_corpora(db: Session, *, corpora: Sequence[Corpus]) -> Sequence[tuple[Label, Sample]]:
-    """Imported labels of the samples that lie in these corpora, oldest first."""
-    query = (
-        select(Label, Sample)
-        .join(Sample, col(Sample.id) == Label.sample_id)
-        .join(Shard, col(Shard.id) == Sample.shard_id)
-    )
-    query = query.where(col(Shard.corpus_id).in_([corpus.id for corpus in corpora]), col(Label.request_id).is_(None))
+    """Labels that came with these corpora, oldest first; the same bytes may carry labels of several corpora."""
+    query = select(Label, Sample).join(Sample, col(Sample.id) == Label.sample_id)
+    query = query.where(col(Label.source).in_([import_source(corpus) for corpus in corpora]))
     return db.exec(query.order_by(col(Label.answered_at), col(Label.id))).all()
+
+
+def import_source(corpus: Corpus) -> str:
+    """The source of the labels that came with a corpus."""
+    return f"import:{corpus.name}"
 
 
 def labels_of_batches(db: Session, *, batches: Sequence[LabelBatch]) -> Sequence[tuple[Label, Sample]]:

@@ -11,12 +11,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.campaign import Issue
-from models.corpus import Corpus, Sample, Shard
+from models.corpus import Sample
 from models.errors import BadInput
 from models.learning import Scenario
 from models.states import Split
 from models.values import DiscoverPlan, Proposed
-from storage import campaigns, corpora, runs, tables
+from storage import campaigns, corpora, labels, runs, tables
 from storage.objects import verified
 from storage.stores import Stores, open_stores
 from tasks import features
@@ -71,12 +71,10 @@ def propose_issue(plan: DiscoverPlan) -> Proposed:
 
 def _refuse_holdout(stores: Stores, scenario: Scenario, listing: pa.Table) -> None:
     """What is looked at while an issue is shaped can no longer prove that it is fixed."""
-    for shard_id in set(listing.column("shard_id").to_pylist()):
-        corpus = stores.db.get_one(Corpus, stores.db.get_one(Shard, shard_id).corpus_id)
-        if corpus.split is Split.HOLDOUT:
-            raise BadInput(
-                f"scenario '{scenario.name}' holds holdout data; discover failures on a development scenario"
-            )
+    held = corpora.list_corpora(stores.db, split=Split.HOLDOUT)
+    holdout = {sample.id for _, sample in labels.labels_of_corpora(stores.db, corpora=held)}
+    if holdout & set(listing.column("sample_id").to_pylist()):
+        raise BadInput(f"scenario '{scenario.name}' holds holdout data; discover failures on a development scenario")
 
 
 def _clearest(vectors: NDArray[np.float32], predictions: Predictions, listing: pa.Table, *, seed: int) -> Found:

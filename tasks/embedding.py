@@ -252,7 +252,7 @@ def _import_labels(stores: Stores, corpus: Corpus, shard: Shard, manifest: pa.Ta
                 sample_id=read.sample_id,
                 state=RequestState.LABELLED,
                 class_name=name,
-                source=f"import:{corpus.name}",
+                source=labels.import_source(corpus),
                 external_id=read.sample_id,
                 answered_at=utc_now(),
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.campaign import Issue
-from models.corpus import Corpus, EncoderSpec
+from models.corpus import Corpus, EncoderSpec, Shard
 from models.errors import BadInput, Incompatible
 from models.learning import Comparison, Evaluation, Gate, InferenceSet, MetricDelta, ModelVersion, Scenario
 from models.states import IssueState, Split, Verdict
@@ -197,16 +197,23 @@ def _where(stores: Stores, held: Sequence[Corpus], where: str) -> pa.Table:
         raise BadInput(
             f"no labels in {', '.join(corpus.name for corpus in held)} yet; embed it first with: dipnet embed {held[0].name}"
         )
-    parts = []
-    for corpus in held:
-        source = stores.images(corpus.prefix)
-        for shard in corpora.shards_of(stores.db, corpus_id=corpus.id or 0):
-            manifest = read_manifest(stores, shard).drop_columns(["etag", "bytes"])
-            uris = pa.array([source.uri(key) for key in manifest.column("key").to_pylist()], pa.string())
-            known = [name for name in ("class_name", "shard_id", "sample_id") if name in manifest.column_names]
-            parts.append(manifest.drop_columns(["key", *known]).append_column("uri", uris))
-    joined = listing.join(tables.concat(parts), keys="uri", join_type="left outer").sort_by("sample_id")
+    metadata = tables.concat([part for corpus in held for part in _metadata(stores, corpus)])
+    numbered = metadata.append_column("__row", pa.array(range(metadata.num_rows), pa.int64()))
+    first = numbered.group_by("sample_id").aggregate([("__row", "min")]).column("__row_min")
+    metadata = metadata.take(first)  # the same bytes may lie there twice
+    joined = listing.join(metadata, keys="sample_id", join_type="left outer").sort_by("sample_id")
     return tables.where(joined, where)
+
+
+def _metadata(stores: Stores, corpus: Corpus) -> Iterator[pa.Table]:
+    """The manifest columns of a corpus's read images with their sample ids, shard by shard."""
+    for row in corpora.read_shards(stores.db, corpus_id=corpus.id or 0):
+        shard = stores.db.get_one(Shard, row.shard_id)
+        manifest, reads = read_manifest(stores, shard), tables.from_bytes(stores.objects.read(row.read_key))
+        ours = [
+            name for name in ("key", "etag", "bytes", "class_name", "shard_id", "uri") if name in manifest.column_names
+        ]
+        yield manifest.drop_columns(ours).append_column("sample_id", reads.column("sample_id"))
 
 
 def _infer(stores: Stores, model: ModelVersion, scenario: Scenario) -> InferenceSet:

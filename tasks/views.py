@@ -34,7 +34,7 @@ def corpus_record(name: str) -> Row:
         corpus = corpora.get_corpus(stores.db, name=name)
         shards = corpora.shards_of(stores.db, corpus_id=corpus.id or 0)
         quarantined: dict[str, int] = {}
-        for row in corpora.quarantine_of(stores.db, corpus_id=corpus.id or 0):
+        for row in corpora.read_shards(stores.db, corpus_id=corpus.id or 0):
             for reason, count in row.quarantined.items():
                 quarantined[reason] = quarantined.get(reason, 0) + count
         return {
@@ -54,7 +54,7 @@ def quarantine_rows(name: str) -> list[Row]:
     """A row an unreadable image, with its reason."""
     with open_stores() as stores:
         corpus = corpora.get_corpus(stores.db, name=name)
-        rows = corpora.quarantine_of(stores.db, corpus_id=corpus.id or 0)
+        rows = corpora.read_shards(stores.db, corpus_id=corpus.id or 0)
         found = []
         for row in rows:
             manifest = read_manifest(stores, stores.db.get_one(Shard, row.shard_id))

@@ -14,10 +14,21 @@ from sqlmodel import SQLModel, func, select
 from models.corpus import EncoderSpec
 from models.errors import BadInput, CorruptData, Incompatible, NotFound
 from models.states import CandidateState, IssueState, RequestState, RunState
-from models.values import CampaignPlan, EmbedPlan, IngestPlan, RetrainPlan, SelectionPolicy
+from models.values import CampaignPlan, DiscoverPlan, EmbedPlan, IngestPlan, RetrainPlan, SelectionPolicy
 from storage import campaigns, corpora, labels, vectors
 from storage.stores import open_stores
-from tasks import embedding, evaluating, features, ingesting, labeling, learning, mining, routing, searching
+from tasks import (
+    discovering,
+    embedding,
+    evaluating,
+    features,
+    ingesting,
+    labeling,
+    learning,
+    mining,
+    routing,
+    searching,
+)
 
 Draw = Callable[..., Path]
 CLIP = Path(__file__).parents[2] / "deploy" / "demo" / "clip"
@@ -258,6 +269,40 @@ def test_evaluation_data_is_never_trained_on_even_when_a_train_corpus_holds_it(w
     dataset_id = learning.freeze_dataset(["train"], [])
     with open_stores() as stores:
         assert stores.db.get_one(learning.DatasetVersion, dataset_id).samples == 40
+
+
+def test_the_same_bytes_in_a_train_and_a_holdout_corpus_stay_in_the_holdout_alone(
+    draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIPNET_SHARD_SIZE", "5")
+    train, held = draw("train", 12), draw("held", 12, seed=1)
+    (held / "copy.png").write_bytes((train / "0003.png").read_bytes())  # a light bar
+    with (held / "metadata.csv").open("a") as handle:
+        handle.write("copy.png,bar,light\n")
+    other = draw("other", 6, seed=2)
+    (other / "0001.png").write_bytes((held / "0002.png").read_bytes())
+    for name, folder, split in (("train", train, "train"), ("held", held, "holdout"), ("other", other, "holdout")):
+        ingest(name, folder, split)
+        embed(name)
+    evaluating.freeze_scenario("all", ["held"])
+    evaluating.freeze_scenario("light", ["held"], "tone = 'light'")
+    evaluating.freeze_scenario("both", ["held", "other"], "tone IN ('light', 'dark')")
+    dataset_id = learning.freeze_dataset(["train"], [])
+    with open_stores() as stores:
+        assert [evaluating.runs.get_scenario(stores.db, name=name).samples for name in ("all", "light", "both")] == [
+            13,
+            7,
+            18,
+        ]
+        assert stores.db.get_one(learning.DatasetVersion, dataset_id).samples == 11
+
+
+def test_failures_are_never_discovered_on_holdout_data(world: Path) -> None:
+    wanted = RetrainPlan(model="m", corpora=["train"])
+    learning.fit_head(learning.freeze_dataset(["train"], []), wanted)
+    evaluating.evaluate("m", evaluating.overall_scenario())
+    with pytest.raises(BadInput, match="holds holdout data"):
+        discovering.propose_issue(DiscoverPlan(model="m", scenario="all-holdout"))
 
 
 def test_skips_and_answers_outside_the_schema_train_nothing(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
