@@ -51,7 +51,8 @@ Encoder = Annotated[
 
 def main() -> None:
     """Run the command; an error of ours is one line and an exit code (2 input, 3 incompatible, 4 corrupt, 5 unavailable)."""
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    # An error is told once, by us; what is served logs to the Prefect UI.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if "serve" in sys.argv[1:2] else "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     try:
         app()

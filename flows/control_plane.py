@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 
 import httpx
 from prefect.flows import Flow
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from models.errors import BadInput, Unavailable
 
@@ -32,8 +32,11 @@ def configured_api() -> str:
 
 
 def call(flow: Flow[P, R]) -> Callable[P, R]:
-    """The flow as a Prefect run where an API is configured, and as the plain function where none is."""
-    return flow if configured_api() else flow.fn
+    """The flow as a Prefect run where an API is configured, and as the plain function where none is. Raises Unavailable."""
+    url = configured_api()
+    if url:
+        _require(url)
+    return flow if url else flow.fn
 
 
 @contextmanager
@@ -44,7 +47,7 @@ def control_plane(log: Path, *, port: int = 0, ui: bool = False) -> Iterator[str
     the block, or with this process however it ends. Prefect's own ephemeral mode would outlive a kill.
     """
     if url := configured_api():
-        _wait(url, process=None, log=log, seconds=10)
+        _require(url)
         yield url
         return
     chosen = _free_port(port)
@@ -63,7 +66,7 @@ def control_plane(log: Path, *, port: int = 0, ui: bool = False) -> Iterator[str
             preexec_fn=end_with_parent,
         )
     try:
-        _wait(url, process=process, log=log, seconds=START_SECONDS)
+        _wait(url, process, log)
         with temporary_settings({PREFECT_API_URL: url}):
             os.environ["PREFECT_API_URL"] = url  # for the processes that a served deployment starts
             yield url
@@ -93,15 +96,25 @@ def _free_port(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(url: str, *, process: "subprocess.Popen[bytes] | None", log: Path, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if process is not None and process.poll() is not None:
+def _require(url: str) -> None:
+    """Raises Unavailable when a configured API does not answer; flows would say so with a traceback."""
+    if not _healthy(url):
+        raise Unavailable(f"the Prefect API at {url} does not answer; start it, or unset PREFECT_API_URL")
+
+
+def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Until our own server answers. Raises Unavailable when it ends, or takes too long."""
+    deadline = time.monotonic() + START_SECONDS
+    while not _healthy(url):
+        if process.poll() is not None:
             raise Unavailable(f"the Prefect server ended with code {process.returncode}; see {log}")
-        try:
-            if httpx.get(f"{url}/health", timeout=5, trust_env=False).is_success:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.3)
-    profile = "" if process else f" (profile {get_current_settings().home})"
-    raise Unavailable(f"the Prefect API at {url}{profile} does not answer; start it, or unset PREFECT_API_URL")
+        if time.monotonic() > deadline:
+            raise Unavailable(f"the Prefect server did not answer within {START_SECONDS} s; see {log}")
+        time.sleep(0.3)
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).is_success
+    except httpx.HTTPError:
+        return False

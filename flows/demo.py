@@ -23,7 +23,6 @@ from models.values import (
     DiscoverPlan,
     EmbedPlan,
     IngestPlan,
-    Proposed,
     ReportPlan,
     RetrainPlan,
     SelectionPolicy,
@@ -76,9 +75,9 @@ def _run(chosen: Demo, out: Console) -> dict[str, Any]:
     """The stages, one after the other. Each is idempotent, so a demo that was killed goes on where it was."""
     stages = Stages(out)
     with ExitStack() as stack:
-        stack.enter_context(_environment(chosen))
+        stack.enter_context(demo_environment(chosen))
         with stages("unpack the images") as tell:
-            tell(_unpack(chosen.folder))
+            tell(unpack(chosen.folder))
         with stages("start Prefect") as tell:
             from flows.control_plane import control_plane
 
@@ -104,7 +103,7 @@ def _loop(chosen: Demo, stages: "Stages") -> ReportPlan:
     from flows.training import retrain_and_evaluate
 
     with stages("ingest") as tell:
-        ingested = [ingest_corpus(_ingest_plan(chosen.folder, name)) for name in SPLITS]
+        ingested = [ingest_corpus(ingest_plan(chosen.folder, name)) for name in SPLITS]
         tell(", ".join(f"{found.images} {found.corpus}" for found in ingested))
     with stages("embed with CLIP") as tell:
         embedded = embed_corpus(EmbedPlan(corpora=list(SPLITS)))
@@ -118,7 +117,7 @@ def _loop(chosen: Demo, stages: "Stages") -> ReportPlan:
         found = discover_failures(DiscoverPlan(model="baseline", scenario="development", seed=chosen.seed))
         tell(f"issue '{found.issue}': {found.failures} failures, {found.exemplars} exemplars")
     with stages("mine, select, send") as tell:
-        tell("; ".join(_mine(chosen, found, arm) for arm in ARMS))
+        tell("; ".join(mine_arm(chosen, found.issue, arm, strategy) for arm, strategy in ARMS.items()))
     with stages("label") as tell:
         if chosen.label_studio:
             tell(_annotate())
@@ -151,29 +150,29 @@ def _retrain(chosen: Demo, issue: str) -> str:
     return f"gate: {after.gate.verdict.value}" if after.gate else "no gate"
 
 
-def _mine(chosen: Demo, found: Proposed, arm: str) -> str:
+def mine_arm(chosen: Demo, issue: str, arm: str, strategy: str) -> str:
     """One arm: the same issue, pool and budget, another strategy."""
     from flows.campaign import run_campaign
 
     policy = SelectionPolicy(
-        strategy=ARMS[arm],
+        strategy=strategy,
         budget=chosen.budget,
         seed=chosen.seed,
         near_duplicate_cosine=NEAR_DUPLICATE,
         leak_cosine=LEAK,
     )
     outcome: CampaignOutcome = run_campaign(
-        CampaignPlan(campaign=arm, issue=found.issue, corpora=["pool"], policy=policy, model="baseline")
+        CampaignPlan(campaign=arm, issue=issue, corpora=["pool"], policy=policy, model="baseline")
     )
     return f"{arm}: {outcome.mined.candidates} of {outcome.mined.scanned}"
 
 
-def _ingest_plan(folder: Path, name: str) -> IngestPlan:
+def ingest_plan(folder: Path, name: str) -> IngestPlan:
     labels = "" if name == "pool" else "class_name"
     return IngestPlan(corpus=name, prefix=str(folder / "images" / name), split=SPLITS[name], label_column=labels)
 
 
-def _unpack(folder: Path) -> str:
+def unpack(folder: Path) -> str:
     """Write the committed images as files with a metadata.csv each split, and the truth that only the oracle reads.
 
     metadata.csv is written last: a split that has one is complete and is left alone.
@@ -210,7 +209,7 @@ def _write_csv(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 @contextmanager
-def _environment(chosen: Demo) -> Iterator[None]:
+def demo_environment(chosen: Demo) -> Iterator[None]:
     """Settings of the demo alone: everything in its folder, nothing of the user's own set-up but a Label Studio token."""
     token = os.environ.get(f"{PREFIX}LABEL_STUDIO_TOKEN", "")
     if chosen.label_studio_url and not token:
@@ -246,7 +245,11 @@ def environment(wanted: Mapping[str, str]) -> Iterator[None]:
 @contextmanager
 def _label_studio(chosen: Demo, out: Console) -> Iterator[str]:
     """The URL of the Label Studio to use: the user's own, or one started for the demo."""
+    from storage.stores import open_stores
+
     if chosen.label_studio_url:
+        with open_stores() as stores:
+            stores.labeler.check()  # now, not after a minute of embedding
         yield chosen.label_studio_url
         return
     from storage.labelstudio_server import LabelStudioServer

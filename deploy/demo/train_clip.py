@@ -88,7 +88,7 @@ def train(model: Any, data: fashion.Fashion, *, epochs: int, seed: int, batch: i
             images = augment(pixels[rows], generator)
             found = loss(model, images, classes[rows], tones[rows], generator)
             optimiser.zero_grad()
-            found.backward()
+            torch.autograd.backward(found)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
@@ -108,7 +108,7 @@ def loss(
     plain, toned = fashion.captions(fashion.TEMPLATES[generator.integers(len(fashion.TEMPLATES))])
     texts = model.encode_text(open_clip.tokenize(plain + toned, context_length=16), normalize=True)
     logits = model.logit_scale.exp() * model.encode_image(images, normalize=True) @ texts.T
-    total = logits.new_zeros(())
+    total: torch.Tensor = logits.new_zeros(())
     for level, target in ((logits[:, :10], classes), (logits[:, 10:], classes * len(fashion.TONES) + tones)):
         total = total + functional.cross_entropy(level, target, label_smoothing=0.05)
         true = functional.one_hot(target, level.shape[1]).float()
@@ -143,7 +143,7 @@ def accuracy(model: Any, pixels: torch.Tensor, classes: torch.Tensor) -> float:
             for t in fashion.TEMPLATES
         ]
     ).mean(0)
-    hits = [(model.encode_image(part, normalize=True) @ bank.T).argmax(1) for part in pixels.split(1000)]
+    hits = [(model.encode_image(part, normalize=True) @ bank.T).argmax(1) for part in torch.split(pixels, 1000)]
     return float((torch.cat(hits) == classes).float().mean())
 
 

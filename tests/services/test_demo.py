@@ -144,3 +144,30 @@ def test_killed_at_random_instants_and_run_again_it_ends_the_same(finished: Path
         print(f"demo {number}: {kills} kills")
         assert report(folder) == report(finished)
         assert rows(folder) == rows(finished)
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "code", "says"),
+    [
+        ({"DIPNET_LABEL_STUDIO_TOKEN": "0" * 40}, ["--label-studio-url", "http://127.0.0.1:9"], 5, "does not answer"),
+        ({}, ["--label-studio-url", "http://127.0.0.1:9"], 2, "DIPNET_LABEL_STUDIO_TOKEN"),
+        (
+            {"PREFECT_API_URL": "http://127.0.0.1:9/api"},
+            [],
+            5,
+            "the Prefect API at http://127.0.0.1:9/api does not answer",
+        ),
+    ],
+)
+def test_a_server_that_is_down_is_one_line_before_any_work(
+    tmp_path: Path, prefect_api: str, variables: dict[str, str], options: list[str], code: int, says: str
+) -> None:
+    folder = tmp_path / "demo"
+    own = {**environment(folder, prefect_api), **variables}
+    done = subprocess.run(
+        [DIPNET, "demo", "--folder", folder, *options], capture_output=True, text=True, timeout=120, env=own
+    )
+    assert done.returncode == code
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,13 +17,10 @@ from playwright.sync_api import sync_playwright
 from models.values import EmbedPlan, IngestPlan
 from tasks import embedding, ingesting, searching, views
 
-PORT = 4297
-API = f"http://127.0.0.1:{PORT}/api"
-
 
 @pytest.fixture
-def served(house: Path, draw: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A house with a pool and an issue, served."""
+def served(house: Path, draw: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A house with a pool and an issue, served; the URL of the Prefect API."""
     ingesting.ingest(IngestPlan(corpus="pool", prefix=str(draw("pool", 30))))
     ingesting.ingest(
         IngestPlan(corpus="train", prefix=str(draw("train", 8, seed=1)), split="train", label_column="class_name")
@@ -34,17 +32,21 @@ def served(house: Path, draw: Callable[..., Path], tmp_path: Path, monkeypatch: 
     (tmp_path / "truth.csv").write_text("sample_id,class_name\n")
     monkeypatch.setenv("DIPNET_ORACLE_TRUTH", str(tmp_path / "truth.csv"))
     log = tmp_path / "serve.log"
-    command = [Path(sys.executable).parent / "dipnet", "serve", "--port", str(PORT)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    api = f"http://127.0.0.1:{port}/api"
+    command = [Path(sys.executable).parent / "dipnet", "serve", "--port", str(port)]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     with log.open("w") as output:
         process = subprocess.Popen(
             command, env={**clean, "PREFECT_HOME": str(tmp_path / "prefect")}, stdout=output, stderr=output
         )
     try:
-        wait_for(lambda: len(deployments()) == 6, 120, log)
-        yield
+        wait_for(lambda: len(deployments(api)) == 6, 120, log)
+        yield api
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
@@ -52,9 +54,9 @@ def served(house: Path, draw: Callable[..., Path], tmp_path: Path, monkeypatch: 
             raise
 
 
-def deployments() -> dict[str, str]:
+def deployments(api: str) -> dict[str, str]:
     try:
-        found = httpx.post(f"{API}/deployments/filter", json={}, timeout=10).json()
+        found = httpx.post(f"{api}/deployments/filter", json={}, timeout=10).json()
     except httpx.HTTPError:
         return {}
     return {entry["entrypoint"]: entry["id"] for entry in found}
@@ -67,14 +69,14 @@ def wait_for(happened: Callable[[], bool], seconds: float, log: Path) -> None:
         time.sleep(0.5)
 
 
-def fill_in_the_form(deployment: str, *, campaign: str, issue: str, corpus: str, budget: int) -> None:
+def fill_in_the_form(api: str, deployment: str, *, campaign: str, issue: str, corpus: str, budget: int) -> None:
     """Launch run-campaign as a person does: open the deployment's Run page, fill in the form, press Submit."""
     quiet = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-component-update", "disable-sync"]
     with sync_playwright() as playwright:
         flags = [f"--{flag}" for flag in [*quiet, "disable-background-networking"]]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
         page = browser.new_page(viewport={"width": 1300, "height": 2600})
-        page.goto(f"{API.removesuffix('/api')}/deployments/deployment/{deployment}/run")
+        page.goto(f"{api.removesuffix('/api')}/deployments/deployment/{deployment}/run")
         page.get_by_text("Name of an issue that has exemplars").wait_for(timeout=60_000)
         page.get_by_role("button", name="Add item").first.click()
         for place, text in enumerate((campaign, issue, corpus)):
@@ -87,13 +89,13 @@ def fill_in_the_form(deployment: str, *, campaign: str, issue: str, corpus: str,
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser here; on Debian: apt-get install chromium")
-def test_a_campaign_launched_from_the_form_in_the_prefect_ui_sends_its_batch(served: None, tmp_path: Path) -> None:
-    deployment = deployments()["flows.campaign.run_campaign"]
-    fill_in_the_form(deployment, campaign="from-the-form", issue="i", corpus="pool", budget=5)
+def test_a_campaign_launched_from_the_form_in_the_prefect_ui_sends_its_batch(served: str, tmp_path: Path) -> None:
+    deployment = deployments(served)["flows.campaign.run_campaign"]
+    fill_in_the_form(served, deployment, campaign="from-the-form", issue="i", corpus="pool", budget=5)
 
     def state() -> str:
         wanted = {"deployments": {"id": {"any_": [deployment]}}}
-        found = httpx.post(f"{API}/flow_runs/filter", json=wanted, timeout=10).json()
+        found = httpx.post(f"{served}/flow_runs/filter", json=wanted, timeout=10).json()
         return str(found[0]["state"]["type"]) if found else "NONE"
 
     wait_for(lambda: state() in ("COMPLETED", "FAILED", "CRASHED"), 150, tmp_path / "serve.log")
