@@ -11,14 +11,13 @@ import typer
 from pydantic import ValidationError
 
 from flows import console
+from flows.cli_campaign import campaign_app
 from models.errors import DipnetError
-from models.values import (
-    CampaignPlan,
+from models.plans import (
     DiscoverPlan,
     EmbedPlan,
     IngestPlan,
     RetrainPlan,
-    SelectionPolicy,
     SyncPlan,
 )
 
@@ -38,7 +37,6 @@ Everything lives under DIPNET_ROOT (default: ./dipnet-data); `dipnet doctor` say
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 corpus_app = typer.Typer(help="Corpora: named sets of images.", no_args_is_help=True)
 issue_app = typer.Typer(help="Issues: named failures, shown by exemplars.", no_args_is_help=True)
-campaign_app = typer.Typer(help="Campaigns: find more of an issue and have it labelled.", no_args_is_help=True)
 labels_app = typer.Typer(help="Labels: what came back.", no_args_is_help=True)
 for name, group in (("corpus", corpus_app), ("issue", issue_app), ("campaign", campaign_app), ("labels", labels_app)):
     app.add_typer(group, name=name)
@@ -194,51 +192,6 @@ def issue_discover(
 
     plan = DiscoverPlan(model=model, scenario=scenario, exemplars=exemplars, encoder=encoder)
     console.show(call(discover_failures)(plan), as_json=as_json)
-
-
-@campaign_app.command("run")
-def campaign_run(
-    name: Annotated[str, typer.Argument(help="A new name, or that of a campaign to run again.")],
-    issue: Annotated[str, typer.Option(help="An issue with exemplars.")],
-    corpus: Annotated[list[str], typer.Option(help="A corpus to search; repeat for several.")],
-    budget: Annotated[int, typer.Option(help="Label requests to send.")] = 200,
-    strategy: Annotated[str, typer.Option(help="probe, nearest or random.")] = "probe",
-    seed: Annotated[int, typer.Option(help="Seed of chance.")] = 0,
-    model: Annotated[str, typer.Option(help="Model version whose predictions go along.")] = "",
-    class_name: Annotated[list[str] | None, typer.Option("--class", help="A class to choose from; repeat.")] = None,
-    encoder: Encoder = "",
-    route: Annotated[bool, typer.Option("--route/--no-route", help="Send the choice, or stop after mining.")] = True,
-    as_json: Json = False,
-) -> None:
-    """Mine corpora for more of an issue, choose within a budget, and send the choice to be labelled."""
-    from flows.campaign import run_campaign
-    from flows.control_plane import call
-
-    policy = SelectionPolicy(strategy=strategy, budget=budget, seed=seed)
-    plan = CampaignPlan(
-        campaign=name, issue=issue, corpora=corpus, policy=policy, encoder=encoder, model=model, route=route,
-        class_names=class_name or [],
-    )  # fmt: skip
-    with console.progress():
-        found = call(run_campaign)(plan)
-    sent = found.sent.model_dump() if found.sent else {}
-    console.show({"campaign": name, **found.mined.model_dump(), **sent}, as_json=as_json)
-
-
-@campaign_app.command("list")
-def campaign_list(as_json: Json = False) -> None:
-    """Every campaign run: what was scanned, chosen, sent and answered."""
-    from tasks import views
-
-    console.show(views.campaign_rows(), as_json=as_json, title="campaign runs")
-
-
-@campaign_app.command("show")
-def campaign_show(name: str, as_json: Json = False) -> None:
-    """A campaign's candidates, and why each is there."""
-    from tasks import views
-
-    console.show(views.candidate_rows(name), as_json=as_json, title=f"candidates of {name}")
 
 
 @labels_app.command("sync")

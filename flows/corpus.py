@@ -2,7 +2,8 @@
 
 from prefect import flow
 
-from models.values import Embedded, EmbedPlan, Ingested, IngestPlan
+from models.plans import EmbedPlan, IngestPlan
+from models.values import Embedded, Ingested
 from tasks import embedding, ingesting, reporting
 
 GROUPS = 200  # a self-hosted Prefect server is at ease with a few hundred task runs a flow

@@ -16,9 +16,7 @@ from rich.console import Console
 
 from flows import console, demo_view
 from models.errors import BadInput, BadSettings
-from models.settings import PREFIX
-from models.values import (
-    CampaignOutcome,
+from models.plans import (
     CampaignPlan,
     DiscoverPlan,
     EmbedPlan,
@@ -27,11 +25,13 @@ from models.values import (
     RetrainPlan,
     SelectionPolicy,
 )
+from models.settings import PREFIX
+from models.values import CampaignOutcome
 
 ASSETS = Path(__file__).resolve().parent.parent / "deploy" / "demo"
 ENCODER, DATA = ASSETS / "clip", ASSETS / "data" / "fashion.parquet"
 SPLITS = {"labelled": "train", "pool": "none", "development": "development", "holdout": "holdout"}
-ARMS = {"campaign": "probe", "control": "random"}
+ARMS = {"campaign": ("probe", 4), "control": ("random", 1)}  # strategy, rounds
 RESAMPLES = 2_000
 # Small images of ten kinds lie close together in the demo's small encoder; see deploy/demo/README.md.
 NEAR_DUPLICATE, LEAK = 0.9995, 0.99995
@@ -99,7 +99,6 @@ def _loop(chosen: Demo, stages: "Stages") -> ReportPlan:
     """Ingest, embed, train, discover, mine, label, retrain: the flows, in the order in which a team would run them."""
     from flows.corpus import embed_corpus, ingest_corpus
     from flows.discovery import discover_failures
-    from flows.labeling import sync_labels
     from flows.training import retrain_and_evaluate
 
     with stages("ingest") as tell:
@@ -116,13 +115,13 @@ def _loop(chosen: Demo, stages: "Stages") -> ReportPlan:
     with stages("find a cluster of failures") as tell:
         found = discover_failures(DiscoverPlan(model="baseline", scenario="development", seed=chosen.seed))
         tell(f"issue '{found.issue}': {found.failures} failures, {found.exemplars} exemplars")
-    with stages("mine, select, send") as tell:
-        tell("; ".join(mine_arm(chosen, found.issue, arm, strategy) for arm, strategy in ARMS.items()))
-    with stages("label") as tell:
-        if chosen.label_studio:
-            tell(_annotate())
-        synced = sync_labels()
-        tell(f"{sum(batch.new_labels for batch in synced)} new answers")
+    _answer(chosen)  # what a kill left open
+    # The control arm is drawn before any label is in: what the campaign takes is not taken from it.
+    for number in range(1, max(rounds for _, rounds in ARMS.values()) + 1):
+        going = [arm for arm, (_, rounds) in reversed(ARMS.items()) if number <= rounds]
+        with stages(f"round {number}: mine, send, label") as tell:
+            told = [mine_arm(chosen, found.issue, arm) for arm in going]
+            tell("; ".join([*told, f"{_answer(chosen)} answers"]))
     with stages("retrain and compare") as tell:
         tell(_retrain(chosen, found.issue))
     return ReportPlan(
@@ -150,16 +149,28 @@ def _retrain(chosen: Demo, issue: str) -> str:
     return f"gate: {after.gate.verdict.value}" if after.gate else "no gate"
 
 
-def mine_arm(chosen: Demo, issue: str, arm: str, strategy: str) -> str:
-    """One arm: the same issue, pool and budget, another strategy."""
+def _answer(chosen: Demo) -> int:
+    """Have every open request answered and fetch the answers; how many were new."""
+    from flows.labeling import sync_labels
+
+    if chosen.label_studio:
+        _annotate()
+    return sum(batch.new_labels for batch in sync_labels())
+
+
+def mine_arm(chosen: Demo, issue: str, arm: str) -> str:
+    """The next round of one arm: the same issue, pool and budget, another strategy."""
     from flows.campaign import run_campaign
 
+    strategy, rounds = ARMS[arm]
     policy = SelectionPolicy(
         strategy=strategy,
+        rounds=min(rounds, chosen.budget),
         budget=chosen.budget,
         seed=chosen.seed,
         near_duplicate_cosine=NEAR_DUPLICATE,
         leak_cosine=LEAK,
+        across_campaigns=False,  # the control arm must not know what the campaign took
     )
     outcome: CampaignOutcome = run_campaign(
         CampaignPlan(campaign=arm, issue=issue, corpora=["pool"], policy=policy, model="baseline")
@@ -266,7 +277,7 @@ def _label_studio(chosen: Demo, out: Console) -> Iterator[str]:
         yield server.url
 
 
-def _annotate() -> str:
+def _annotate() -> None:
     """The oracle plays the annotator: it answers every open task through Label Studio's API, as a person would."""
     from storage.labelers import OracleLabeler
     from storage.labelstudio import LabelStudioLabeler
@@ -274,7 +285,6 @@ def _annotate() -> str:
     from tasks import labeling
     from tasks.steps import track
 
-    answered = 0
     with open_stores() as stores:
         labeler = stores.labeler
         if not isinstance(labeler, LabelStudioLabeler) or stores.settings.oracle_truth is None:
@@ -283,8 +293,6 @@ def _annotate() -> str:
         for project in labeling.open_projects():
             for task_id, sample_id in track(labeler.pending(project), "annotating"):
                 labeler.submit(task_id, truth[sample_id], lead_seconds=1.0)
-                answered += 1
-    return f"{answered} tasks answered in Label Studio;"
 
 
 @contextmanager

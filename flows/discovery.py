@@ -2,7 +2,8 @@
 
 from prefect import flow
 
-from models.values import DiscoverPlan, Proposed
+from models.plans import DiscoverPlan
+from models.values import Proposed
 from tasks import discovering, evaluating, reporting
 
 

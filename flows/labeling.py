@@ -4,7 +4,8 @@ from prefect import flow
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
-from models.values import Synced, SyncPlan
+from models.plans import SyncPlan
+from models.values import Synced
 from tasks import labeling, reporting
 
 

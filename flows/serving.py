@@ -8,7 +8,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.types.entrypoint import EntrypointType
 from rich.console import Console
 
-from flows.campaign import run_campaign
+from flows.campaign import continue_campaigns, run_campaign
 from flows.control_plane import control_plane
 from flows.corpus import embed_corpus, ingest_corpus
 from flows.discovery import discover_failures
@@ -18,13 +18,17 @@ from models.settings import load_settings
 
 ON_DEMAND = (ingest_corpus, embed_corpus, discover_failures, run_campaign, retrain_and_evaluate)
 SYNC_EVERY = timedelta(minutes=5)
+CONTINUE_EVERY = timedelta(minutes=15)
 
 
 def deployments() -> list[RunnerDeployment]:
     """All flows. Entry points are module paths: a file path would put flows/ itself on sys.path."""
     on_demand = [flow.to_deployment("dipnet", entrypoint_type=EntrypointType.MODULE_PATH) for flow in ON_DEMAND]
-    regularly = sync_labels.to_deployment("dipnet", interval=SYNC_EVERY, entrypoint_type=EntrypointType.MODULE_PATH)
-    return [*on_demand, regularly]  # type: ignore[list-item]
+    regularly = [
+        flow.to_deployment("dipnet", interval=every, entrypoint_type=EntrypointType.MODULE_PATH)
+        for flow, every in ((sync_labels, SYNC_EVERY), (continue_campaigns, CONTINUE_EVERY))
+    ]
+    return [*on_demand, *regularly]  # type: ignore[list-item]
 
 
 def serve_all(*, port: int) -> None:

@@ -2,7 +2,8 @@
 
 from prefect import flow
 
-from models.values import Retrained, RetrainPlan
+from models.plans import RetrainPlan
+from models.values import Retrained
 from tasks import evaluating, learning, reporting
 
 

@@ -28,6 +28,11 @@ class Settings(BaseSettings):
     )
     s3_endpoint: str = Field("", description="endpoint of an S3-compatible server; empty: AWS")
     s3_region: str = Field("us-east-1", description="region that requests to S3 are signed for")
+    cache_bytes: int = Field(
+        20_000_000_000,
+        ge=0,
+        description="local room for vectors and indexes of an S3 root; least recently used go first",
+    )
     encoder: str = Field(
         "ViT-B-32/laion2b_s34b_b79k", description="MODEL/PRETRAINED of open_clip, or the folder of a local checkpoint"
     )

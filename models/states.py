@@ -78,6 +78,17 @@ class CandidateState(State):
         }
 
 
+class CampaignState(State):
+    """Whether a campaign goes on. A stopped one keeps what it found, and may be taken up again."""
+
+    ACTIVE = "active"
+    STOPPED = "stopped"
+
+    @classmethod
+    def moves(cls) -> Mapping[str, tuple[str, ...]]:
+        return {"active": ("stopped",), "stopped": ("active",)}
+
+
 class RunState(State):
     """How far one execution of a campaign has come."""
 

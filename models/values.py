@@ -1,118 +1,13 @@
-"""Frozen values: what a person decides (the forms of the Prefect UI) and what a step reports back."""
+"""What a step or a flow reports back: frozen, counts and ids, never arrays."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
-from models.states import RequestState, Split, Verdict
-
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,98}$")]
-
-
-class Plan(BaseModel):
-    """What a person decides. Every field becomes a field of the form."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class IngestPlan(Plan):
-    """List the images under a prefix into a corpus."""
-
-    corpus: Name = Field(description="Name of the corpus: lower-case letters, digits, . _ -")
-    prefix: str = Field(min_length=1, description="Folder or s3://bucket/prefix that the images lie under")
-    split: Literal["none", "train", "development", "holdout"] = Field(
-        "none", description="What its labels may be used for; none for an unlabelled pool"
-    )
-    label_column: str = Field(
-        "",
-        description="Column of metadata.csv that holds the class, or 'folder' for a folder a class; empty: no labels",
-    )
-
-    @property
-    def split_or_none(self) -> Split | None:
-        """The split, or None for a pool."""
-        return None if self.split == "none" else Split(self.split)
-
-
-class EmbedPlan(Plan):
-    """Turn the images of corpora into vectors."""
-
-    corpora: list[str] = Field(min_length=1, description="Names of corpora")
-    encoder: str = Field(
-        "", description="MODEL/PRETRAINED of open_clip or a checkpoint's folder; empty: the default of the settings"
-    )
-    batch_size: int = Field(256, ge=1, le=65_536, description="Images that the encoder sees at once")
-
-
-class SelectionPolicy(Plan):
-    """How candidates are scored and chosen."""
-
-    strategy: Literal["probe", "nearest", "random"] = Field(
-        "probe", description="probe: whitened LDA; nearest: best similarity to an exemplar; random: the control arm"
-    )
-    budget: int = Field(200, ge=1, le=100_000, description="Label requests to send")
-    near_duplicate_cosine: float = Field(
-        0.995,
-        gt=0.0,
-        le=1.0,
-        description="Two images at least this similar count as near-duplicates; 1 drops identical vectors only",
-    )
-    leak_cosine: float = Field(
-        0.9995, gt=0.0, le=1.0, description="An image at least this similar to evaluation data is refused"
-    )
-    shrinkage: float = Field(0.1, ge=0.0, le=1.0, description="Shrinkage of the background covariance (probe)")
-    seed: int = Field(0, ge=0, description="Seed of the random strategy and of the background sample")
-
-
-class CampaignPlan(Plan):
-    """Mine corpora for more of an issue, choose within a budget, and route the choice to be labelled."""
-
-    campaign: Name = Field(description="Name of the campaign; it is made when it is new")
-    issue: str = Field(min_length=1, description="Name of an issue that has exemplars")
-    corpora: list[str] = Field(min_length=1, description="Names of embedded corpora to search")
-    policy: SelectionPolicy = Field(default_factory=SelectionPolicy, description="How to score and choose")
-    encoder: str = Field("", description="Encoder whose vectors are searched; empty: the default of the settings")
-    class_names: list[str] = Field(
-        default_factory=list, description="Answers that annotators choose from; empty: every class labelled so far"
-    )
-    model: str = Field("", description="Model version whose predictions go along as pre-annotations; empty: none")
-    route: bool = Field(True, description="Send the choice to the labeller; otherwise stop after mining")
-
-
-class SyncPlan(Plan):
-    """Fetch answers for every open batch."""
-
-    campaigns: list[str] = Field(default_factory=list, description="Only these campaigns; empty: all")
-
-
-class RetrainPlan(Plan):
-    """Freeze a dataset version, fit a classifier, evaluate it and compare it."""
-
-    model: Name = Field(description="Name of the new model version")
-    corpora: list[str] = Field(min_length=1, description="Labelled corpora whose train split is the base")
-    campaigns: list[str] = Field(default_factory=list, description="Campaigns whose labels are added")
-    scenarios: list[str] = Field(default_factory=list, description="Scenarios to evaluate on")
-    compare_with: str = Field("", description="Model version to compare with on every scenario; empty: none")
-    issue: str = Field("", description="Issue that the gate is about; empty: no gate")
-    encoder: str = Field("", description="Encoder whose vectors are the features; empty: the default of the settings")
-    regularisation: float = Field(
-        10.0, gt=0.0, description="Inverse strength of the head's L2 penalty (scikit-learn's C)"
-    )
-    seed: int = Field(0, ge=0, description="Seed of the fit")
-    resamples: int = Field(2_000, ge=200, le=100_000, description="Bootstrap resamples behind each interval")
-
-
-class DiscoverPlan(Plan):
-    """Find a slice of failures on development data and propose it as an issue."""
-
-    model: str = Field(min_length=1, description="Model version that fails")
-    scenario: str = Field(min_length=1, description="Scenario on development data; never a holdout")
-    encoder: str = Field("", description="Encoder whose vectors are clustered; empty: the default of the settings")
-    exemplars: int = Field(10, ge=1, le=1_000, description="Failures to keep as exemplars")
-    seed: int = Field(0, ge=0, description="Seed of the clustering")
+from models.states import RequestState, Verdict
 
 
 class Report(BaseModel):
@@ -147,9 +42,26 @@ class Mined(Report):
     """Outcome of mining."""
 
     run_id: int
+    series: int = 1
+    round: int = 1
     scanned: int
     candidates: int
     excluded: dict[str, int] = Field(default_factory=dict)
+    found: dict[str, Any] = Field(default_factory=dict, description="adequacy, scores, expected yield")
+
+
+class Collected(Report):
+    """Outcome of taking back what a collection process kept."""
+
+    campaign: str
+    seen: int = Field(description="frames that were scored")
+    kept: int = Field(description="of these, kept")
+    unknown: int = Field(description="of these, in none of the campaign's embedded corpora")
+    scored_otherwise: int = Field(description="of these, whose vectors here score otherwise")
+    new: int = Field(description="of these, candidates")
+    duplicate: int = Field(description="of these, known, too alike or beyond the budget")
+    excluded: dict[str, int] = Field(default_factory=dict)
+    run_id: int = Field(0, description="the run that holds the candidates; 0 for a dry run")
 
 
 class Sent(Report):
@@ -247,8 +159,56 @@ class CampaignOutcome(Report):
     """Outcome of run-campaign."""
 
     campaign: str
+    status: str = Field(description="what the campaign waits for, or why it has ended")
     mined: Mined
     sent: Sent | None = None
+
+
+class Continued(Report):
+    """What became of a campaign that could go on."""
+
+    campaign: str
+    status: str
+
+
+class Previewed(Report):
+    """Outcome of a dry run."""
+
+    campaign: str
+    status: str
+    mined: Mined | None
+    sheet: str = Field("", description="the contact sheet, where one was asked for")
+
+
+class Round(Report):
+    """What a round of a campaign cost and found."""
+
+    run_id: int
+    series: int
+    round: int
+    state: str
+    labels: int
+    hits: int
+    low: float = Field(description="of hits per label, 95 %")
+    high: float
+    minutes: float
+    cost: float
+
+
+class Progress(Report):
+    """How a campaign does, and whether it should go on."""
+
+    campaign: str
+    state: str
+    labels: int
+    hits: int
+    minutes: float
+    cost: float
+    rounds: list[Round]
+    next_hit: dict[str, float] = Field(description="labels, minutes and money that the next hit will probably take")
+    prevalence: dict[str, float] = Field(description="share of the pool that are hits, by the random arm")
+    missed: dict[str, float] = Field(description="hits of the pool that are not found, by the random arm")
+    stop: str = Field("", description="why it should stop; empty: it should not")
 
 
 class Retrained(Report):
@@ -258,16 +218,3 @@ class Retrained(Report):
     evaluations: dict[str, int] = Field(description="evaluation by scenario")
     comparisons: list[Compared]
     gate: Gated | None = None
-
-
-class ReportPlan(Plan):
-    """What a report compares: a model before, one after a campaign, and one after its control arm."""
-
-    issue: str = Field(description="Issue that the campaign was about")
-    before: str = Field(description="Model version before")
-    after: str = Field(description="Model version with the campaign's labels")
-    control: str = Field(description="Model version with the control arm's labels")
-    campaign: str = Field(description="Campaign")
-    control_campaign: str = Field(description="Control campaign of equal budget")
-    overall: str = Field(description="Scenario over all holdout data")
-    slice: str = Field(description="Scenario of the issue's slice")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlmodel import Session, col, func, select
 
-from models.campaign import Campaign, CampaignRun, Candidate, Exemplar, Issue
+from models.campaign import Campaign, CampaignRun, Candidate, Exemplar, Issue, ScoredShard
 from models.corpus import Sample
 from models.errors import BadInput, NotFound
 from models.states import CandidateState, IssueState, may_move, move
@@ -98,8 +98,26 @@ def ensure_campaign(db: Session, *, name: str, issue: Issue) -> Campaign:
 
 
 def find_run(db: Session, *, key: str) -> CampaignRun | None:
-    """The run with that key of inputs."""
+    """The run with that key."""
     return db.exec(select(CampaignRun).where(CampaignRun.key == key)).first()
+
+
+def last_run(db: Session, *, plan_key: str) -> CampaignRun | None:
+    """The newest run of a plan."""
+    query = select(CampaignRun).where(CampaignRun.plan_key == plan_key)
+    return db.exec(query.order_by(col(CampaignRun.series).desc(), col(CampaignRun.round).desc())).first()
+
+
+def watermarked(db: Session, *, campaign_id: int, watermark_key: str) -> set[int]:
+    """Embedded shards that a standing campaign has scored."""
+    query = select(ScoredShard.embedded_shard_id).where(ScoredShard.campaign_id == campaign_id)
+    return set(db.exec(query.where(ScoredShard.watermark_key == watermark_key)).all())
+
+
+def series_shards(db: Session, *, run: CampaignRun) -> set[int]:
+    """Embedded shards that a standing campaign's series is about; empty for a campaign that is not standing."""
+    query = select(ScoredShard.embedded_shard_id).join(CampaignRun, col(CampaignRun.id) == ScoredShard.run_id)
+    return set(db.exec(query.where(CampaignRun.plan_key == run.plan_key, CampaignRun.series == run.series)).all())
 
 
 def get_run(db: Session, *, run_id: int) -> CampaignRun:
@@ -121,6 +139,12 @@ def candidates_of(db: Session, *, run_id: int) -> Sequence[Candidate]:
     return db.exec(select(Candidate).where(Candidate.run_id == run_id).order_by(col(Candidate.rank))).all()
 
 
+def all_candidates(db: Session, *, campaign_id: int) -> Sequence[Candidate]:
+    """Every candidate of a campaign, run by run, best first."""
+    query = select(Candidate).join(CampaignRun).where(CampaignRun.campaign_id == campaign_id)
+    return db.exec(query.order_by(col(Candidate.run_id), col(Candidate.rank))).all()
+
+
 def count_states(db: Session, *, run_id: int) -> dict[CandidateState, int]:
     """A run's candidates by state."""
     query = select(Candidate.state, func.count()).where(Candidate.run_id == run_id).group_by(Candidate.state)
@@ -131,6 +155,13 @@ def decided_samples(db: Session, *, campaign_id: int, but_run: int) -> set[str]:
     """Samples that other runs of the campaign have proposed: they never return."""
     query = select(Candidate.sample_id).join(CampaignRun)
     return set(db.exec(query.where(CampaignRun.campaign_id == campaign_id, CampaignRun.id != but_run)).all())
+
+
+def sent_elsewhere(db: Session, *, campaign_id: int) -> set[str]:
+    """Samples that other campaigns accepted or sent."""
+    query = select(Candidate.sample_id).join(CampaignRun).where(CampaignRun.campaign_id != campaign_id)
+    states = [CandidateState.ACCEPTED, CandidateState.SENT, CandidateState.LABELLED, CandidateState.SKIPPED]
+    return set(db.exec(query.where(col(Candidate.state).in_(states)).distinct()).all())
 
 
 def advance_issue(db: Session, *, issue: Issue, target: IssueState) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 PARTIAL = ".partial-"
+PIECE_BYTES = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,16 @@ class ObjectStore(Protocol):
         """Objects under a sub-prefix, in the order of their keys."""
         ...
 
+    def write_file(self, key: str, file: Path) -> None:
+        """The same for the bytes of a file, which may be larger than memory."""
+        ...
+
+    def remove(self, key: str) -> None:
+        """Delete an object, if it is there."""
+        ...
+
     def local_path(self, key: str, cache: Path) -> Path:
-        """A file with the object's bytes, for memory mapping; objects of S3 are fetched into `cache` once."""
+        """A file with the object's bytes; objects of S3 are fetched into `cache` unless there. See storage.cache."""
         ...
 
     def uri(self, key: str) -> str:
@@ -64,6 +73,24 @@ class ObjectStore(Protocol):
     def presign(self, key: str, seconds: int) -> str:
         """A URL that a browser can open for that long; the plain URI where no signature is needed."""
         ...
+
+
+def put_in_place(path: Path, pieces: Iterable[bytes]) -> None:
+    """Make a file of these bytes, whole or not at all. Raises Unavailable."""
+    partial = path.with_name(f"{PARTIAL}{secrets.token_hex(6)}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as handle:
+            handle.writelines(pieces)
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise Unavailable(
+            f"'{path}' cannot be written ({error.strerror}); free some room, or correct the rights"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class DirectoryStore:
@@ -94,21 +121,13 @@ class DirectoryStore:
 
     def write(self, key: str, data: bytes) -> str:
         """Write beside the target, flush to disk, then rename: a kill leaves the old file or the new one."""
-        path = self._path(key)
-        partial = path.with_name(f"{PARTIAL}{secrets.token_hex(6)}-{path.name}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fsync(handle.fileno())
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise Unavailable(
-                f"'{path}' cannot be written ({error.strerror}); free some room, or correct the rights"
-            ) from None
+        put_in_place(self._path(key), [data])
         return hashlib.sha256(data).hexdigest()
+
+    def write_file(self, key: str, file: Path) -> None:
+        """The same, some megabytes at a time."""
+        with file.open("rb") as handle:
+            put_in_place(self._path(key), iter(lambda: handle.read(PIECE_BYTES), b""))
 
     def exists(self, key: str) -> bool:
         """Whether the file is there."""
@@ -131,6 +150,11 @@ class DirectoryStore:
                     key = path.relative_to(self._folder).as_posix()
                     found.append(Listed(key, f"{stat.st_size:x}-{stat.st_mtime_ns:x}", stat.st_size))
         yield from sorted(found, key=lambda item: item.key)
+
+    def remove(self, key: str) -> None:
+        """Delete the file."""
+        with contextlib.suppress(NotADirectoryError):
+            self._path(key).unlink(missing_ok=True)
 
     def local_path(self, key: str, cache: Path) -> Path:  # noqa: ARG002
         """The file itself."""
@@ -209,6 +233,11 @@ class S3Store:
             self._client.put_object(Bucket=self._bucket, Key=self._full(key), Body=data)
         return hashlib.sha256(data).hexdigest()
 
+    def write_file(self, key: str, file: Path) -> None:
+        """In parts, put together when the last one is there."""
+        with self._speaking_plainly(key):
+            self._client.upload_file(str(file), self._bucket, self._full(key))
+
     def exists(self, key: str) -> bool:
         """Whether there is an object with that key."""
         try:
@@ -230,13 +259,19 @@ class S3Store:
                 for item in page.get("Contents", ()):
                     yield Listed(item["Key"][skip:], item["ETag"].strip('"'), item["Size"])
 
+    def remove(self, key: str) -> None:
+        """S3 deletes what is not there without complaint."""
+        with self._speaking_plainly(key):
+            self._client.delete_object(Bucket=self._bucket, Key=self._full(key))
+
     def local_path(self, key: str, cache: Path) -> Path:
-        """Fetch into the cache unless it is there already."""
-        name = hashlib.sha256(self.uri(key).encode()).hexdigest()
-        local = DirectoryStore(cache)
-        if not local.exists(name):
-            local.write(name, self.read(key))
-        return cache.absolute() / name
+        """Fetch into the cache, some megabytes at a time, unless it is there already."""
+        path = cache.absolute() / hashlib.sha256(self.uri(key).encode()).hexdigest()
+        if not path.exists():
+            with self._speaking_plainly(key):
+                body = self._client.get_object(Bucket=self._bucket, Key=self._full(key))["Body"]
+                put_in_place(path, body.iter_chunks(PIECE_BYTES))
+        return path
 
     def uri(self, key: str) -> str:
         """s3://bucket/prefix/key."""

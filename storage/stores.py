@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from sqlmodel import Session
 
 from models.errors import BadSettings
 from models.settings import Settings, load_settings
+from storage.cache import Cache
 from storage.database import open_engine, transaction
 from storage.labelers import Labeler, OracleLabeler
 from storage.objects import ObjectStore, open_store
@@ -36,10 +38,12 @@ class Stores:
         folder, _, name = uri.rpartition("/")
         return self.images(folder or ".").read(name)
 
-    @property
-    def cache(self) -> Path:
-        """Where objects of S3 are kept for memory mapping."""
-        return Path.home() / ".cache" / "dipnet"
+    @cached_property
+    def cache(self) -> Cache:
+        """Where objects of S3 are kept for memory mapping; of a directory, only which checksums were right."""
+        of_user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dipnet"
+        folder = of_user if self.settings.root.startswith("s3://") else Path(self.settings.root) / ".cache"
+        return Cache(folder, self.settings.cache_bytes)
 
     @cached_property
     def labeler(self) -> Labeler:

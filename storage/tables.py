@@ -44,12 +44,15 @@ def read_metadata(data: bytes, *, source: str) -> pa.Table:
 
 
 def where(table: pa.Table, condition: str) -> pa.Table:
-    """Rows for which an SQL condition over the columns holds, in their order. Raises BadInput when it is no condition.
+    """Rows for which an SQL condition over the columns holds, in their order. Raises BadInput when it is no condition."""
+    return table.take(pa.array(matching(table, condition), pa.int64())) if condition.strip() else table
+
+
+def matching(table: pa.Table, condition: str) -> list[int]:
+    """Numbers of the rows for which an SQL condition over the columns holds. Raises BadInput when it is no condition.
 
     The condition comes from a person: the connection can read this table and nothing else, no file and no network.
     """
-    if not condition.strip():
-        return table
     numbered = table.append_column("__row", pa.array(range(table.num_rows), pa.int64()))
     with duckdb.connect(
         config={"enable_external_access": "false", "python_enable_replacements": "false"}
@@ -60,13 +63,12 @@ def where(table: pa.Table, condition: str) -> pa.Table:
             statements = connection.extract_statements(f"SELECT __row FROM images WHERE ({condition}) ORDER BY __row")  # noqa: S608
             if len(statements) != 1:
                 raise BadInput(f"condition '{condition}' is more than one statement; write one condition")
-            rows = [row for (row,) in connection.execute(statements[0]).fetchall()]
+            return [row for (row,) in connection.execute(statements[0]).fetchall()]
         except duckdb.Error as error:
             reason = str(error).splitlines()[0]
             raise BadInput(
                 f"condition '{condition}' cannot be used ({reason}); columns: {', '.join(table.column_names)}"
             ) from None
-    return table.take(pa.array(rows, pa.int64()))
 
 
 def column(table: pa.Table, name: str, *, source: str) -> list[str]:

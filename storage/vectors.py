@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+from weakref import ref
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from models.corpus import EmbeddedShard, Shard
 from models.errors import CorruptData
 from storage import tables
+from storage.cache import Cache
 from storage.objects import ObjectStore, verified
 
 REBUILD = "delete the file and its row, then: dipnet embed CORPUS"
@@ -43,26 +44,37 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True)
 class VectorShard:
-    """One shard's vectors, memory-mapped when first looked at, and the ids of their samples."""
+    """One shard's vectors, memory-mapped while somebody holds them, and the ids of their samples."""
 
     store: ObjectStore
     row: EmbeddedShard
     dim: int
-    cache: Path
+    cache: Cache
+    _mapped: list[ref[NDArray[np.float16]]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.row.readable
 
-    @cached_property
+    @property
     def vectors(self) -> NDArray[np.float16]:
-        """(n, dim), unit rows. Raises CorruptData when they are not what was written, NotFound when they are gone."""
-        path = self.store.local_path(self.row.vectors_key, self.cache)
-        with path.open("rb") as handle:
-            if hashlib.file_digest(handle, "sha256").hexdigest() != self.row.vectors_sha256:
-                raise CorruptData(f"vectors '{path}' are not what was written (checksum differs); {REBUILD}")
+        """(n, dim), unit rows. Raises CorruptData when they are not what was written, NotFound when they are gone.
+
+        The shard itself does not keep them: who goes through a thousand shards has one or two open.
+        """
+        known = self._mapped[-1]() if self._mapped else None
+        if known is not None:
+            return known
+        try:
+            found = self.cache.use(self.store, self.row.vectors_key, self.row.vectors_sha256, self._open)
+        except CorruptData as problem:
+            raise CorruptData(f"vectors cannot be used: {problem}; {REBUILD}") from None
+        self._mapped[:] = [ref(found)]
+        return found
+
+    def _open(self, path: Path) -> NDArray[np.float16]:
         found: NDArray[np.float16] = np.load(path, mmap_mode="r" if len(self) else None, allow_pickle=False)
         if found.shape != (len(self), self.dim):
-            raise CorruptData(f"vectors '{path}' have shape {found.shape}, not ({len(self)}, {self.dim}); {REBUILD}")
+            raise CorruptData(f"'{path}' has shape {found.shape}, not ({len(self)}, {self.dim})")
         return found
 
     @cached_property

@@ -14,8 +14,9 @@ from models.campaign import Issue
 from models.corpus import Sample
 from models.errors import BadInput
 from models.learning import Scenario
+from models.plans import DiscoverPlan
 from models.states import Split
-from models.values import DiscoverPlan, Proposed
+from models.values import Proposed
 from storage import campaigns, corpora, labels, runs, tables
 from storage.objects import verified
 from storage.stores import Stores, open_stores

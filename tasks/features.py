@@ -64,10 +64,12 @@ def network_of(stores: Stores, encoder: EncoderSpec) -> Encoder:
     return network
 
 
-def known_vectors(stores: Stores, samples: Sequence[Sample], encoder: EncoderSpec) -> NDArray[np.float32]:
-    """Vectors (m, dim) of those samples that the encoder has seen; the others are left out, not encoded."""
+def of_known(stores: Stores, sample_ids: Sequence[str], encoder: EncoderSpec) -> tuple[list[str], NDArray[np.float32]]:
+    """Those of the samples that the encoder has seen, and their vectors (m, dim); the others are left out, not encoded."""
+    samples = list(corpora.known_samples(stores.db, ids=sample_ids).values())
     shard_ids = [sample.shard_id for sample in samples if sample.shard_id is not None]
     ids = [sample.id for sample in samples]
     found, missing = _of_shards(stores, ids, shard_ids, encoder)
     unseen = set(missing)
-    return found[[place for place, sample_id in enumerate(ids) if sample_id not in unseen]]
+    kept = [place for place, sample_id in enumerate(ids) if sample_id not in unseen]
+    return [ids[place] for place in kept], found[kept]

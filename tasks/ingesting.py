@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from models.corpus import Corpus, Shard
 from models.errors import BadInput
-from models.values import Ingested, IngestPlan
+from models.plans import IngestPlan
+from models.values import Ingested
 from storage import corpora, tables
 from storage.objects import Listed, ObjectStore, verified
 from storage.stores import Stores, open_stores

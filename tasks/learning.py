@@ -12,8 +12,9 @@ from models.corpus import Corpus, EncoderSpec, Sample
 from models.errors import BadInput
 from models.labeling import Label, LabelBatch
 from models.learning import DatasetVersion, ModelVersion, TrainingRun
+from models.plans import RetrainPlan
 from models.states import RequestState, Split
-from models.values import Fitted, RetrainPlan
+from models.values import Fitted
 from storage import campaigns, corpora, labels, runs, tables
 from storage.stores import Stores, open_stores
 from tasks import features, heads

@@ -21,8 +21,9 @@ from models.corpus import Sample
 from models.errors import NotFound
 from models.labeling import Label
 from models.learning import ModelVersion, Scenario
+from models.plans import ReportPlan
 from models.states import RequestState
-from models.values import Report, ReportPlan
+from models.values import Report
 from storage import campaigns, corpora, labels, runs
 from storage.objects import DirectoryStore
 from storage.stores import Stores, open_stores
@@ -90,9 +91,12 @@ def _cell(value: object) -> object:
 
 
 def _arm(stores: Stores, name: str, class_name: str) -> dict[str, Any]:
-    """What a campaign's newest run scanned, chose and got back."""
+    """What a campaign's runs scanned, chose and got back."""
     campaign = campaigns.get_campaign(stores.db, name=name)
-    run = campaigns.runs_of(stores.db, campaign_id=campaign.id or 0)[-1]
+    rounds = campaigns.runs_of(stores.db, campaign_id=campaign.id or 0)
+    run, excluded = rounds[-1], Counter[str]()
+    for one in rounds:
+        excluded.update(one.excluded)
     batches = labels.batches_of(stores.db, campaigns=[name])
     answers = {label.sample_id: label for label, _ in labels.labels_of_batches(stores.db, batches=batches)}
     classes = Counter(label.class_name for label in answers.values() if label.state is RequestState.LABELLED)
@@ -101,8 +105,9 @@ def _arm(stores: Stores, name: str, class_name: str) -> dict[str, Any]:
         "strategy": run.policy["strategy"],
         "budget": run.policy["budget"],
         "scanned": run.scanned,
-        "excluded": run.excluded,
-        "candidates": len(campaigns.candidates_of(stores.db, run_id=run.id or 0)),
+        "excluded": dict(excluded),
+        "rounds": len(rounds),
+        "candidates": len(campaigns.all_candidates(stores.db, campaign_id=campaign.id or 0)),
         "answers": dict(Counter(label.state.value for label in answers.values())),
         "classes": dict(sorted(classes.items())),
         "of_the_class": classes[class_name],
@@ -182,8 +187,7 @@ def _pictures(stores: Stores, plan: ReportPlan) -> dict[str, Any]:
 
 def _candidate_cards(stores: Stores, name: str) -> list[dict[str, Any]]:
     campaign = campaigns.get_campaign(stores.db, name=name)
-    run = campaigns.runs_of(stores.db, campaign_id=campaign.id or 0)[-1]
-    found = campaigns.candidates_of(stores.db, run_id=run.id or 0)
+    found = campaigns.all_candidates(stores.db, campaign_id=campaign.id or 0)
     samples = corpora.known_samples(stores.db, ids=[candidate.sample_id for candidate in found])
     batches = labels.batches_of(stores.db, campaigns=[name])
     answers = {label.sample_id: label for label, _ in labels.labels_of_batches(stores.db, batches=batches)}

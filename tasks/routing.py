@@ -9,8 +9,9 @@ from models.campaign import Campaign, CampaignRun, Candidate, Issue
 from models.errors import BadInput
 from models.labeling import LabelBatch, LabelRequest
 from models.learning import ModelVersion
+from models.plans import CampaignPlan
 from models.states import CandidateState, IssueState, RunState, move
-from models.values import CampaignPlan, ProjectBrief, RequestDraft, Sent
+from models.values import ProjectBrief, RequestDraft, Sent
 from storage import campaigns, corpora, labels
 from storage.labelers import Labeler
 from storage.stores import Stores, open_stores

@@ -104,6 +104,7 @@ def candidate_rows(name: str) -> list[Row]:
                     "score": round(candidate.score, 4),
                     "scored_by": candidate.score_version,
                     "arm": candidate.arm.value,
+                    "prototype": candidate.prototype,
                     "state": candidate.state.value,
                     "predicted": candidate.predicted_class,
                     "nearest_exemplar": candidate.nearest_exemplar[:12],
@@ -114,6 +115,17 @@ def candidate_rows(name: str) -> list[Row]:
                 for candidate in candidates
             ]
         return found
+
+
+def exclusion_rows(name: str) -> list[Row]:
+    """A row a reason and run: how many elements were left out."""
+    with open_stores() as stores:
+        campaign = campaigns.get_campaign(stores.db, name=name)
+        return [
+            {"run": run.id, "reason": reason, "elements": count}
+            for run in campaigns.runs_of(stores.db, campaign_id=campaign.id or 0)
+            for reason, count in sorted(run.excluded.items())
+        ]
 
 
 def _issue(stores: Stores, name: str) -> Row:
@@ -136,6 +148,8 @@ def _run(stores: Stores, run: CampaignRun) -> Row:
     states = labels.count_states(stores.db, batch_id=batch.id or 0) if batch else {}
     return {
         "run": run.id,
+        "series": run.series,
+        "round": run.round,
         "state": run.state.value,
         "strategy": run.policy["strategy"],
         "budget": run.policy["budget"],

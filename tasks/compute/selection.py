@@ -1,4 +1,4 @@
-"""From ranked rows to a batch: what is excluded, what stands for what."""
+"""From ranked rows to a batch: what stands for what, how alike the chosen may be, and who gets a share."""
 
 from __future__ import annotations
 
@@ -7,42 +7,136 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+WINDOW = 2_000  # ranked rows that compete at a time; budgets up to 500 see all of theirs at once
+BLOCK = 8_192  # reference rows in one product
+
 
 class Chosen(NamedTuple):
     """Places among the ranked rows that were chosen, best first, and how many near-duplicates each one stands for."""
 
-    places: NDArray[np.int64]  # (k,)
+    places: NDArray[np.int64]  # (k,) ascending
     stands_for: NDArray[np.int64]  # (k,)
     near_duplicates: int
 
 
+class Shares(NamedTuple):
+    """Slots kept for groups (prototypes, predicted classes) before the rest go by score alone."""
+
+    groups: NDArray[np.int64]  # (n,) the group of each ranked row, 0..g-1
+    slots: NDArray[np.int64]  # (g,)
+
+
+def nearest(vectors: NDArray[np.float32], references: NDArray[np.float32]) -> NDArray[np.float32]:
+    """For each unit row of vectors (n, dim) its greatest cosine to a unit row of references (m, dim); -1 for m = 0."""
+    found = np.full(len(vectors), -1.0, dtype=np.float32)
+    for start in range(0, len(references) if len(vectors) else 0, BLOCK):
+        np.maximum(found, (vectors @ references[start : start + BLOCK].T).max(axis=1), out=found)
+    return found
+
+
 def too_close(vectors: NDArray[np.float32], references: NDArray[np.float32], *, cosine: float) -> NDArray[np.bool_]:
     """For each unit row of vectors (n, dim) whether any unit row of references (m, dim) is at least that similar."""
-    if len(references) == 0 or len(vectors) == 0:
-        return np.zeros(len(vectors), dtype=np.bool_)
-    close = np.zeros(len(vectors), dtype=np.bool_)
-    for start in range(0, len(references), 8_192):
-        close |= (vectors @ references[start : start + 8_192].T).max(axis=1) >= cosine
-    return close
+    result: NDArray[np.bool_] = nearest(vectors, references) >= cosine
+    return result
 
 
-def choose(vectors: NDArray[np.float32], *, budget: int, near_duplicate_cosine: float) -> Chosen:
-    """Walk down unit rows (n, dim), best first, and take up to `budget` that are near-duplicates of none taken before.
+def even_shares(groups: NDArray[np.int64], *, slots: int) -> Shares:
+    """So many slots dealt evenly among the groups that occur, larger groups first; one group needs no share."""
+    sizes = np.bincount(groups, minlength=1)
+    dealt = np.zeros(len(sizes), dtype=np.int64)
+    present = np.flatnonzero(sizes)
+    if len(present) > 1:
+        whole, rest = divmod(slots, len(present))
+        by_size = present[np.argsort(-sizes[present], kind="stable")]
+        dealt[by_size] = whole
+        dealt[by_size[:rest]] += 1
+    return Shares(groups, dealt)
 
-    A row that is dropped counts for the most similar row taken.
+
+def choose(
+    vectors: NDArray[np.float32],
+    raw: NDArray[np.float64],
+    *,
+    budget: int,
+    near_duplicate_cosine: float,
+    diversity: float = 0.0,
+    shares: Shares | None = None,
+) -> Chosen:
+    """Take up to `budget` of unit rows (n, dim), ranked by raw scores (n,), none a near-duplicate of another.
+
+    Maximal marginal relevance: each step takes the row with the greatest (1 - diversity) · score - diversity · (greatest
+    cosine to what is taken), scores scaled to 0..1 within the window. Groups are served their slots first. A row that is
+    dropped counts for the most similar row taken. Source: Carbonell & Goldstein, SIGIR 1998.
     """
-    taken = np.empty((min(budget, len(vectors)), vectors.shape[1]), dtype=np.float32)
-    places: list[int] = []
-    stands_for = np.zeros(len(taken), dtype=np.int64)
-    dropped = 0
-    for place, vector in enumerate(vectors):
-        if len(places) == budget:
+    slots = shares.slots.copy() if shares else np.zeros(1, dtype=np.int64)
+    groups = shares.groups if shares else np.zeros(len(vectors), dtype=np.int64)
+    taken: list[int] = []
+    closest = np.full(len(vectors), -1, dtype=np.int64)  # the taken row that each dropped row stands behind
+    windows = range(0, len(vectors), WINDOW)
+    for number, start in enumerate(windows):
+        # Each window yields its part of what is left, so that a large batch is not quadratic in the whole ranking.
+        left = budget - len(taken)
+        quota = left if len(vectors) - start <= WINDOW else min(left, -(-left // (len(windows) - number)))
+        quota = left if left <= WINDOW // 4 else quota
+        window = _Window(vectors[start : start + WINDOW], raw[start : start + WINDOW], near_duplicate_cosine)
+        for place in taken_blocks(taken):
+            window.see(vectors[place], np.asarray(place))
+        for _ in range(quota):
+            best = window.best(diversity, groups[start : start + WINDOW], slots)
+            if best is None:
+                break
+            taken.append(start + best)
+            slots[groups[start + best]] = max(0, slots[groups[start + best]] - 1)
+            window.take(best, start + best)
+        closest[start : start + WINDOW] = window.behind
+        if len(taken) == budget:
             break
-        similarity = taken[: len(places)] @ vector
-        if len(places) and similarity.max() >= near_duplicate_cosine:
-            stands_for[int(similarity.argmax())] += 1
-            dropped += 1
-            continue
-        taken[len(places)] = vector
-        places.append(place)
-    return Chosen(np.asarray(places, dtype=np.int64), stands_for[: len(places)], dropped)
+    places = np.sort(np.asarray(taken, dtype=np.int64))
+    reach = int(places[-1]) if len(places) == budget > 0 else len(vectors) * (budget > 0)
+    dropped = closest[:reach][closest[:reach] >= 0]
+    stands_for = np.bincount(np.searchsorted(places, dropped), minlength=len(places)) if len(places) else places
+    return Chosen(places, stands_for.astype(np.int64), len(dropped))
+
+
+def taken_blocks(taken: list[int]) -> list[list[int]]:
+    """Places in blocks that one product can hold."""
+    return [taken[start : start + BLOCK] for start in range(0, len(taken), BLOCK)]
+
+
+class _Window:
+    """Ranked rows that compete, and how close each has come to what is taken."""
+
+    def __init__(self, vectors: NDArray[np.float32], raw: NDArray[np.float64], cosine: float) -> None:
+        self._vectors, self._cosine = vectors, cosine
+        spread = float(raw.max() - raw.min()) if len(raw) else 0.0
+        self._scores = (raw - raw.min()) / spread if spread > 0 else np.zeros(len(raw))
+        self._near = np.full(len(vectors), -1.0, dtype=np.float32)
+        self._open = np.ones(len(vectors), dtype=np.bool_)
+        self.behind = np.full(len(vectors), -1, dtype=np.int64)
+
+    def see(self, references: NDArray[np.float32], places: NDArray[np.int64]) -> None:
+        """Remember how close the rows are to rows that were taken, at these places of the ranking."""
+        cosines = self._vectors @ references.T
+        np.maximum(self._near, cosines.max(axis=1), out=self._near)
+        close = self._open & (self._near >= self._cosine)
+        self.behind[close] = places[cosines[close].argmax(axis=1)]
+        self._open &= ~close
+
+    def take(self, best: int, place: int) -> None:
+        """Take one row; its near-duplicates are out."""
+        self._open[best] = False
+        self.see(self._vectors[best : best + 1], np.asarray([place]))
+
+    def best(self, diversity: float, groups: NDArray[np.int64], slots: NDArray[np.int64]) -> int | None:
+        """The row to take next, or None when no row is left."""
+        allowed = self._open & (slots[groups] > 0) if slots.any() else self._open
+        rows = np.flatnonzero(allowed if allowed.any() else self._open)
+        if not len(rows):
+            return None
+        value = self._scores[rows] if not diversity else self._marginal(rows, diversity)
+        return int(rows[value.argmax()])
+
+    def _marginal(self, rows: NDArray[np.int64], diversity: float) -> NDArray[np.float64]:
+        near = np.maximum(self._near[rows], 0.0)
+        result: NDArray[np.float64] = (1.0 - diversity) * self._scores[rows] - diversity * near
+        return result

@@ -19,7 +19,7 @@ from flows.corpus import embed_corpus, ingest_corpus
 from flows.discovery import discover_failures
 from flows.labeling import sync_labels
 from flows.training import retrain_and_evaluate
-from models.values import DiscoverPlan, EmbedPlan, RetrainPlan
+from models.plans import DiscoverPlan, EmbedPlan, RetrainPlan
 from storage import runs
 from storage.stores import open_stores
 from tasks import evaluating

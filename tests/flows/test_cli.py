@@ -81,7 +81,7 @@ def test_the_whole_loop_by_hand(
     assert sent["sent"] == 1
     assert found("labels", "sync")[0]["states"] == {"skipped": 1}
     assert found("campaign", "list")[0]["state"] == "labelled"
-    assert found("campaign", "show", "c")[0]["scored_by"] == "lda-1"
+    assert found("campaign", "show", "c")[0]["scored_by"] == "probe-1"
     gate = found("train", "next", "train", "--campaign", "c", "--compare-with", "base", "--issue", "light-bar")["gate"]
     assert gate in ("pass", "fail", "inconclusive")
     rows = found("compare", "base", "next", "--scenario", "all-holdout", "--resamples", 200)

@@ -8,9 +8,10 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import load_script_as_module
 
 from flows import serving
+from flows.campaign import continue_campaigns
 from flows.labeling import sync_labels
 
-ALL = [*serving.ON_DEMAND, sync_labels]
+ALL = [*serving.ON_DEMAND, continue_campaigns, sync_labels]
 ROOT = Path(__file__).parents[2]
 
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def test_every_form_explains_every_field(flow: Flow[..., object]) -> None:
     schema = parameter_schema(flow.fn)
     assert schema.properties["plan"]["description"]
-    definitions = [name for name in schema.definitions if name.endswith(("Plan", "Policy"))]
+    definitions = [name for name in schema.definitions if name.endswith(("Plan", "Policy", "Filter", "Rule"))]
     assert definitions
     for name in definitions:
         for field, described in schema.definitions[name]["properties"].items():
@@ -28,7 +29,8 @@ def test_every_form_explains_every_field(flow: Flow[..., object]) -> None:
 
 def test_every_flow_is_served_under_its_design_name() -> None:
     assert {deployment.flow_name for deployment in serving.deployments()} == {
-        "ingest-corpus", "embed-corpus", "discover-failures", "run-campaign", "sync-labels", "retrain-and-evaluate",
+        "ingest-corpus", "embed-corpus", "discover-failures", "run-campaign", "continue-campaigns", "sync-labels",
+        "retrain-and-evaluate",
     }  # fmt: skip
     assert all(deployment.entrypoint.startswith("flows.") for deployment in serving.deployments())
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from models.errors import BadSettings
+from models.plans import SelectionPolicy
 from models.settings import load_settings
-from models.values import SelectionPolicy
 
 
 def test_a_misspelt_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,15 @@ from flows.campaign import run_campaign
 from flows.corpus import embed_corpus, ingest_corpus
 from flows.labeling import sync_labels
 from flows.training import retrain_and_evaluate
-from models.values import CampaignPlan, EmbedPlan, IngestPlan, Retrained, RetrainPlan, SelectionPolicy, SyncPlan
+from models.plans import (
+    CampaignPlan,
+    EmbedPlan,
+    IngestPlan,
+    RetrainPlan,
+    SelectionPolicy,
+    SyncPlan,
+)
+from models.values import Retrained
 from storage.database import alembic_config, open_engine
 from storage.stores import open_stores
 from tasks import searching

@@ -11,7 +11,7 @@ from flows.campaign import run_campaign
 from flows.corpus import embed_corpus, ingest_corpus
 from flows.labeling import sync_labels
 from models.errors import BadInput
-from models.values import CampaignPlan, EmbedPlan, IngestPlan, SelectionPolicy, SyncPlan
+from models.plans import CampaignPlan, EmbedPlan, IngestPlan, SelectionPolicy, SyncPlan
 from tasks import searching
 
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from playwright.sync_api import sync_playwright
 
-from models.values import EmbedPlan, IngestPlan
+from models.plans import EmbedPlan, IngestPlan
 from tasks import embedding, ingesting, searching, views
 
 

@@ -1,0 +1,229 @@
+"""`dipnet campaign …`: from an issue to a batch, round by round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows import console
+from models.errors import BadInput
+from models.plans import CampaignPlan, ContinuePlan, PoolFilter, SelectionPolicy, StopRule
+from models.states import CampaignState
+
+campaign_app = typer.Typer(help="Campaigns: find more of an issue and have it labelled.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Campaign = Annotated[str, typer.Argument(help="Name of a campaign.")]
+Samples = Annotated[list[str], typer.Argument(help="Sample ids, or the first six or more characters of them.")]
+
+
+@campaign_app.command("run")
+def campaign_run(
+    name: Annotated[str, typer.Argument(help="A new name, or that of a campaign to go on with.")],
+    issue: Annotated[str, typer.Option(help="An issue with exemplars.")],
+    corpus: Annotated[list[str], typer.Option(help="A corpus to search; repeat for several.")],
+    budget: Annotated[int, typer.Option(help="Label requests to send, over all rounds.")] = 200,
+    rounds: Annotated[int, typer.Option(help="Rounds to spend it in; each waits for the labels before.")] = 1,
+    strategy: Annotated[str, typer.Option(help="probe, nearest, text or random.")] = "probe",
+    text: Annotated[str, typer.Option(help="What to look for in words; makes the strategy text.")] = "",
+    min_score: Annotated[float, typer.Option(help="Least score, 0 to 1; 0.5 is half-way to an exemplar.")] = 0.0,
+    where: Annotated[str, typer.Option(help="SQL over metadata columns, such as: camera = 'roof'.")] = "",
+    time_column: Annotated[str, typer.Option(help="Metadata column with the time of an image.")] = "",
+    since: Annotated[str, typer.Option(help="Only images from this time on, such as 2026-11-01.")] = "",
+    until: Annotated[str, typer.Option(help="Only images before this time.")] = "",
+    standing: Annotated[bool, typer.Option("--standing", help="Whenever run again, look at new shards only.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of chance.")] = 0,
+    model: Annotated[str, typer.Option(help="Model version whose predictions go along.")] = "",
+    class_name: Annotated[list[str] | None, typer.Option("--class", help="A class to choose from; repeat.")] = None,
+    encoder: Annotated[str, typer.Option(help="Encoder whose vectors are searched; default: DIPNET_ENCODER.")] = "",
+    more: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; `dipnet campaign settings` lists them."),
+    ] = None,
+    route: Annotated[bool, typer.Option("--route/--no-route", help="Send the choice, or stop after mining.")] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be chosen; keep and send nothing.")
+    ] = False,
+    sheet: Annotated[Path | None, typer.Option(help="With --dry-run: write a contact sheet there (PNG).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Mine corpora for more of an issue, choose within a budget, and send the choice to be labelled.
+
+    Run it again and it goes on where it is: the next round, once labels are in; new shards, when it is standing.
+    """
+    given: dict[str, Any] = {"budget": budget, "rounds": rounds, "min_score": min_score, "seed": seed, "text": text}
+    given |= {"strategy": "text" if text and strategy == "probe" else strategy}
+    policy, stop = _settings(more or [])
+    plan = CampaignPlan(
+        campaign=name,
+        issue=issue,
+        corpora=corpus,
+        policy=SelectionPolicy.model_validate(given | policy),
+        pool=PoolFilter(where=where, time_column=time_column, since=since, until=until),
+        stop=StopRule.model_validate(stop),
+        standing=standing,
+        encoder=encoder,
+        model=model,
+        class_names=class_name or [],
+        route=route,
+    )
+    if dry_run:
+        _preview(plan, sheet, as_json=as_json)
+        return
+    from flows.campaign import run_campaign
+    from flows.control_plane import call
+
+    with console.progress():
+        found = call(run_campaign)(plan)
+    sent = found.sent.model_dump() if found.sent else {}
+    console.show({"campaign": name, "status": found.status, **found.mined.model_dump(), **sent}, as_json=as_json)
+
+
+def _preview(plan: CampaignPlan, sheet: Path | None, *, as_json: bool) -> None:
+    from tasks import previewing
+
+    with console.progress():
+        found = previewing.preview(plan, sheet)
+    mined = found.mined.model_dump(exclude={"run_id"}) if found.mined else {}
+    shown = {"campaign": found.campaign, "status": found.status, **mined, "sheet": found.sheet}
+    console.show(shown, as_json=as_json)
+
+
+def _settings(given: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """NAME=VALUE pairs as fields of the policy and of the stop rule. Raises BadInput for a name that neither has."""
+    policy: dict[str, str] = {}
+    stop: dict[str, str] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals or name not in SelectionPolicy.model_fields | StopRule.model_fields:
+            raise BadInput(f"--set '{pair}' is no NAME=VALUE of a setting; see: dipnet campaign settings")
+        (policy if name in SelectionPolicy.model_fields else stop)[name] = value
+    return policy, stop
+
+
+@campaign_app.command("settings")
+def campaign_settings(as_json: Json = False) -> None:
+    """Everything that --set may change, with defaults."""
+    rows = [
+        {"name": name, "default": str(field.default), "what": field.description}
+        for model in (SelectionPolicy, StopRule)
+        for name, field in model.model_fields.items()
+    ]
+    console.show(rows, as_json=as_json, title="settings of a campaign")
+
+
+@campaign_app.command("continue")
+def campaign_continue(
+    campaigns: Annotated[list[str] | None, typer.Argument(help="Only these; default: all active ones.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run every active campaign that has a round to come: its labels are in, or new shards are there."""
+    from flows.campaign import continue_campaigns
+    from flows.control_plane import call
+
+    with console.progress():
+        found = call(continue_campaigns)(ContinuePlan(campaigns=campaigns or []))
+    console.show(found, as_json=as_json, title="campaigns that went on")
+
+
+@campaign_app.command("list")
+def campaign_list(as_json: Json = False) -> None:
+    """Every campaign run: what was scanned, chosen, sent and answered."""
+    from tasks import views
+
+    console.show(views.campaign_rows(), as_json=as_json, title="campaign runs")
+
+
+@campaign_app.command("show")
+def campaign_show(name: Campaign, as_json: Json = False) -> None:
+    """A campaign's candidates, why each is there, and how many were left out for what reason."""
+    from tasks import views
+
+    if as_json:
+        console.show(views.candidate_rows(name), as_json=True)
+        return
+    console.show(views.candidate_rows(name), as_json=False, title=f"candidates of {name}")
+    console.show(views.exclusion_rows(name), as_json=False, title="left out")
+
+
+@campaign_app.command("progress")
+def campaign_progress(name: Campaign, as_json: Json = False) -> None:
+    """Hits per label by round, what they cost, what the next one will, and whether to stop."""
+    from tasks import progress
+
+    found = progress.progress(name)
+    if as_json:
+        console.show(found, as_json=True)
+        return
+    console.show(found.rounds, as_json=False, title=f"rounds of {name}")
+    console.show(found.model_dump(exclude={"rounds"}), as_json=False)
+
+
+@campaign_app.command("accept")
+def campaign_accept(name: Campaign, samples: Samples, as_json: Json = False) -> None:
+    """Say that candidates of a mined run show the issue. It steers the runs to come."""
+    from tasks import reviewing
+
+    console.show(reviewing.review(name, samples, accept=True), as_json=as_json)
+
+
+@campaign_app.command("discard")
+def campaign_discard(name: Campaign, samples: Samples, as_json: Json = False) -> None:
+    """Say that candidates do not show the issue: they are not sent, never return, and steer the runs to come."""
+    from tasks import reviewing
+
+    console.show(reviewing.review(name, samples, accept=False), as_json=as_json)
+
+
+@campaign_app.command("stop")
+def campaign_stop(
+    name: Campaign,
+    because: Annotated[str, typer.Option(help="Why, for those who look later.")] = "stopped by hand",
+    as_json: Json = False,
+) -> None:
+    """End a campaign; what it found stays."""
+    from tasks import planning
+
+    console.show(planning.set_state(name, CampaignState.STOPPED, because), as_json=as_json)
+
+
+@campaign_app.command("resume")
+def campaign_resume(name: Campaign, as_json: Json = False) -> None:
+    """Take a stopped campaign up again."""
+    from tasks import planning
+
+    console.show(planning.set_state(name, CampaignState.ACTIVE, ""), as_json=as_json)
+
+
+@campaign_app.command("export")
+def campaign_export(
+    file: Annotated[Path, typer.Argument(help="File to write (npz).")],
+    campaigns: Annotated[list[str] | None, typer.Argument(help="Only these; default: all active ones.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write probes and thresholds as a small file, to score frames where they are collected.
+
+    There, tasks/compute/portable.py needs numpy alone: read_campaigns, sift, write_kept.
+    """
+    from tasks import collecting
+
+    console.show({"file": str(file), "campaigns": collecting.export(file, campaigns or [])}, as_json=as_json)
+
+
+@campaign_app.command("collect")
+def campaign_collect(
+    file: Annotated[Path, typer.Argument(help="File that the scorer's write_kept wrote.")],
+    apply: Annotated[bool, typer.Option("--apply", help="Keep the candidates; without it, only say.")] = False,
+    send: Annotated[bool, typer.Option("--send", help="With --apply: send them to be labelled too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take what a collection process kept as candidates. The images must lie in the campaign's corpora, embedded."""
+    from tasks import collecting
+
+    if send and not apply:
+        raise BadInput("--send needs --apply; without it nothing is kept")
+    found = collecting.collect(file, apply=apply)
+    sent = collecting.send(found.run_id).model_dump() if send and found.run_id else {}
+    console.show({**found.model_dump(), **sent}, as_json=as_json)

@@ -1,0 +1,76 @@
+"""Probes that learn from what people said of earlier candidates, and forget nothing that the exemplars show."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.compute import logistic, scoring
+from tasks.compute.portable import Scorer
+
+# Tuned on the pilot's seed 0, four rounds of 50 labels.
+STRENGTH = 10.0  # of the pull toward the zero-feedback probe
+BACKGROUND_COST = 150.0  # of all background rows together, taken as misses
+BIAS = -2.0  # logits of the average image before any answer
+OWN = 0.6  # weight of a prototype's own direction once hits are prototypes too
+
+
+class Answers(NamedTuple):
+    """What people said of elements: hits and misses, with what each counts."""
+
+    vectors: NDArray[np.float32]  # (n, dim)
+    hits: NDArray[np.bool_]  # (n,)
+    weights: NDArray[np.float64]  # (n,) 1 for a label, less for an accept or a discard
+
+
+def refine(
+    found: scoring.Probes,
+    exemplars: scoring.Exemplars,
+    answers: Answers,
+    behind: scoring.Background,
+    *,
+    shrinkage: float,
+) -> scoring.Probes:
+    """The probe as a logistic one, shrunk toward what it was; hits become prototypes. Without answers it is what it was.
+
+    Naive feedback can be worse than none, hence the shrinkage. Source: SeeSaw (arXiv 2208.06497).
+    """
+    if not len(answers.hits):
+        return found
+    where = scoring.space(behind, shrinkage=shrinkage)
+    positive, negative = where.place(exemplars.positive), where.place(exemplars.negative)
+    told = where.place(answers.vectors)
+    rows = np.vstack([positive, negative, told, where.rows[: scoring.UNLABELLED]])
+    unlabelled = len(rows) - len(positive) - len(negative) - len(told)
+    hits = np.concatenate([np.ones(len(positive)), np.zeros(len(negative)), answers.hits, np.zeros(unlabelled)]) > 0
+    behind_costs = np.full(unlabelled, BACKGROUND_COST / max(1, unlabelled))
+    costs = np.concatenate([np.ones(len(positive) + len(negative)), answers.weights, behind_costs])
+
+    prior = logistic.Line(found.shared, BIAS)
+    learnt = logistic.fit(rows, hits, costs, prior=prior, strength=STRENGTH).weights
+    shown = np.vstack([positive, told[answers.hits]])
+    return _rescaled(found, scoring.lines_of(where, where.unit(learnt), shown, own=OWN), exemplars, answers, behind)
+
+
+def _rescaled(
+    found: scoring.Probes,
+    lines: scoring.Lines,
+    exemplars: scoring.Exemplars,
+    answers: Answers,
+    behind: scoring.Background,
+) -> scoring.Probes:
+    """The score's scale anew: exemplars and hits are typical. They have been seen, so a score is a little too low."""
+    raw = lines.raw(behind.rows)
+    shown = np.vstack([exemplars.positive, answers.vectors[answers.hits]])
+    low, high = float(raw.mean()), float(np.median(lines.raw(shown)))
+    gap = max(high - low, scoring.LEAST_GAP * (float(raw.std()) or 1.0))
+    scorer = Scorer(
+        lines.vectors.astype(np.float32),
+        lines.offsets.astype(np.float32),
+        low + gap / 2,
+        gap / 2 / scoring.TYPICAL,
+        f"{found.scorer.version.partition('+')[0]}+feedback-1",
+    )
+    return scoring.Probes(scorer, lines.members[: len(exemplars.positive)], found.held_out, raw, lines.shared)

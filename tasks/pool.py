@@ -1,0 +1,99 @@
+"""What a run may choose from: the shards of its corpora, less what its filters rule out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from models.corpus import Corpus, EmbeddedShard, EncoderSpec, Shard
+from models.errors import BadInput
+from storage import tables, vectors
+from storage.stores import Stores
+from tasks import features
+from tasks.ingesting import read_manifest
+
+
+class Pool(NamedTuple):
+    """Rows are counted over the shards laid end to end, those ruled out included."""
+
+    shards: list[vectors.VectorShard]
+    allowed: list[NDArray[np.bool_] | None]  # a mask a shard; None: all of it
+    dim: int
+
+    @property
+    def total(self) -> int:
+        """Rows of all shards."""
+        return sum(len(shard) for shard in self.shards)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Rows that may be chosen, by shard."""
+        pairs = zip(self.shards, self.allowed, strict=True)
+        return np.asarray([len(shard) if mask is None else mask.sum() for shard, mask in pairs], dtype=np.int64)
+
+    def take(self, rows: NDArray[np.int64]) -> vectors.Taken:
+        """Vectors and ids of rows (n,)."""
+        return vectors.take(self.shards, rows, dim=self.dim)
+
+    def draw(self, count: int, *, seed: int) -> NDArray[np.int64]:
+        """Up to `count` rows that may be chosen, each equally likely, in random order; the same for a seed."""
+        sizes = self.sizes
+        total, ends = int(sizes.sum()), np.cumsum(sizes)
+        picked = np.random.default_rng(seed).choice(total, size=min(count, total), replace=False)
+        owners = np.searchsorted(ends, picked, side="right")
+        inside = picked - (ends - sizes)[owners]
+        starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
+        for owner in np.unique(owners).tolist():
+            mask = self.allowed[owner]
+            if mask is not None:
+                places = owners == owner
+                inside[places] = np.flatnonzero(mask)[inside[places]]
+        return np.asarray(starts[owners] + inside, dtype=np.int64)
+
+
+def open_pool(stores: Stores, rows: Sequence[EmbeddedShard], encoder: EncoderSpec, *, condition: str) -> Pool:
+    """The pool of these embedded shards. Raises BadInput for a condition that cannot be used or leaves nothing."""
+    shards = features.open_shards(stores, rows, encoder)
+    if not condition:
+        return Pool(shards, [None] * len(shards), encoder.dim)
+    known = _columns(stores, rows)
+    masks = [_mask(stores, shard, condition, known) for shard in shards]
+    if not any(mask.any() for mask in masks):
+        raise BadInput(f"no image of the pool meets the filter {condition}; widen it, or leave it out")
+    return Pool(shards, list(masks), encoder.dim)
+
+
+def _mask(
+    stores: Stores, shard: vectors.VectorShard, condition: str, known: dict[str, pa.DataType]
+) -> NDArray[np.bool_]:
+    """Which vectors of a shard belong to manifest rows that meet the condition."""
+    manifest = read_manifest(stores, stores.db.get_one(Shard, shard.row.shard_id))
+    for name, kind in known.items():
+        if name not in manifest.column_names:
+            manifest = manifest.append_column(name, pa.nulls(manifest.num_rows, kind))
+    meets = np.zeros(manifest.num_rows, dtype=np.bool_)
+    meets[tables.matching(manifest, condition)] = True
+    found: NDArray[np.bool_] = meets[shard.ids.column("row").to_numpy()]
+    return found
+
+
+def _columns(stores: Stores, rows: Sequence[EmbeddedShard]) -> dict[str, pa.DataType]:
+    """Columns of the first manifest of each corpus; a corpus that lacks one has nulls there."""
+    found: dict[str, pa.DataType] = {}
+    seen: set[int] = set()
+    for row in rows:
+        shard = stores.db.get_one(Shard, row.shard_id)
+        if shard.corpus_id not in seen:
+            seen.add(shard.corpus_id)
+            for field in read_manifest(stores, shard).schema:
+                found.setdefault(field.name, field.type)
+    return found
+
+
+def names(corpora: Sequence[Corpus]) -> str:
+    """Names of corpora, for a message."""
+    return ", ".join(corpus.name for corpus in corpora)

@@ -1,0 +1,84 @@
+"""A dry run: what a campaign would do, with a picture, before a label is asked for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from models.corpus import Sample
+from models.errors import DipnetError
+from models.plans import CampaignPlan
+from models.states import Arm, RunState
+from models.values import Previewed
+from storage import corpora
+from storage.stores import Stores, open_stores
+from tasks import choosing, mining, planning
+from tasks.compute import images
+from tasks.compute.sheet import Picture, Strip, contact_sheet
+from tasks.steps import step
+
+ACROSS = 10  # pictures in a row
+
+
+@step()
+def preview(plan: CampaignPlan, sheet: Path | None) -> Previewed:
+    """Plan and mine the next round, tell it, and take it all back. With `sheet`, write the contact sheet there as PNG.
+
+    The very same code chooses, so that what is shown is what a run would send.
+    """
+    with open_stores() as stores:
+        run = planning.plan_in(stores, plan)
+        if run.state is not RunState.PLANNED:
+            stores.db.rollback()
+            return Previewed(campaign=plan.campaign, status=planning.status(stores, plan), mined=None)
+        outcome = mining.mine(stores, run)
+        told = mining.mined(stores, run)
+        picture = _sheet(stores, outcome)
+        stores.db.rollback()
+    sink = io.BytesIO()
+    picture.save(sink, format="PNG")
+    if sheet is not None:
+        sheet.write_bytes(sink.getvalue())
+    return Previewed(
+        campaign=plan.campaign, status="dry run: nothing is kept or sent", mined=told, sheet=str(sheet) if sheet else ""
+    )
+
+
+def _sheet(stores: Stores, outcome: mining.Outcome) -> Image.Image:
+    """Exemplars beside the best, the median and the borderline candidates."""
+    selected, shown = outcome.selected, outcome.aim.shown
+    known = corpora.known_samples(stores.db, ids=shown.sample_ids[:ACROSS])
+    exemplars = [Picture(_open(stores, sample), "") for sample in known.values()]
+    exploited = [place for place, arm in enumerate(selected.arms) if arm is Arm.EXPLOIT]
+    middle = max(0, len(exploited) // 2 - ACROSS // 2)
+    strips = [
+        Strip("exemplars", exemplars),
+        Strip("best", _pictures(stores, selected, exploited[:ACROSS])),
+        Strip("median of the best", _pictures(stores, selected, exploited[middle : middle + ACROSS])),
+        Strip("last of the best", _pictures(stores, selected, exploited[-ACROSS:])),
+    ]
+    for arm in (Arm.BOUNDARY, Arm.RANDOM):
+        places = [place for place, one in enumerate(selected.arms) if one is arm]
+        strips.append(Strip(f"{arm.value} arm", _pictures(stores, selected, places[:ACROSS])))
+    return contact_sheet([strip for strip in strips if strip.pictures])
+
+
+def _pictures(stores: Stores, selected: choosing.Selected, places: Sequence[int]) -> list[Picture]:
+    taken = selected.taken
+    return [
+        Picture(
+            _open(stores, Sample(id=taken.sample_ids[place], uri=taken.uris[place])), f"{selected.scores[place]:.3f}"
+        )
+        for place in places
+    ]
+
+
+def _open(stores: Stores, sample: Sample) -> Image.Image | None:
+    """The image, or None when it is gone or broken."""
+    try:
+        return images.decode(stores.read_uri(sample.uri), max_pixels=stores.settings.max_pixels).image
+    except (images.Unreadable, DipnetError):
+        return None

@@ -1,0 +1,124 @@
+"""How a campaign does: what each round found and cost, what the next hit will cost, what the random arm says is missed."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from models.campaign import Campaign, CampaignRun, Issue
+from models.labeling import Label
+from models.plans import CampaignPlan, StopRule
+from models.states import Arm, RequestState
+from models.values import Progress, Round
+from storage import campaigns, labels
+from storage.stores import Stores, open_stores
+from tasks.compute import outlook
+from tasks.steps import step
+
+
+class Answered(NamedTuple):
+    """The labels of one run: hits are those of the issue's class."""
+
+    run: CampaignRun
+    labels: int
+    hits: int
+    seconds: float  # as told by lead times
+    timed: int  # labels that have a lead time
+    drawn: int  # labels of the random arm
+    drawn_hits: int
+
+
+@step()
+def progress(campaign_name: str) -> Progress:
+    """Hits per label by round with intervals, the cost so far, the cost of the next hit, and what was missed."""
+    with open_stores() as stores:
+        campaign = campaigns.get_campaign(stores.db, name=campaign_name)
+        rule = CampaignPlan.model_validate(campaign.plan).stop if campaign.plan else StopRule()
+        rounds = _answered(stores, campaign)
+        minutes = _minutes_per_label(rounds, rule)
+        told = [_round(one, minutes, rule) for one in rounds]
+        prevalence = outlook.rate(sum(one.drawn_hits for one in rounds), sum(one.drawn for one in rounds))
+        found = sum(one.hits for one in rounds)
+        pool = max((one.run.scanned for one in rounds), default=0)
+        return Progress(
+            campaign=campaign_name,
+            state=campaign.state.value,
+            labels=sum(one.labels for one in rounds),
+            hits=found,
+            minutes=sum(one.minutes for one in told),
+            cost=sum(one.cost for one in told),
+            rounds=told,
+            next_hit=_told(_next_hit(rounds, minutes, rule)),
+            prevalence=_told(prevalence),
+            missed=_told(outlook.missed(prevalence, pool=pool, found=found)),
+            stop=campaign.stopped_because or stop_reason(stores, campaign, rule),
+        )
+
+
+def stop_reason(stores: Stores, campaign: Campaign, rule: StopRule) -> str:
+    """Why the campaign should end now; '' when it should not."""
+    rounds = _answered(stores, campaign)
+    return outlook.stop_reason(
+        _last_rate(rounds),
+        _next_hit(rounds, _minutes_per_label(rounds, rule), rule),
+        labels=sum(one.labels for one in rounds),
+        min_yield=rule.min_yield,
+        max_cost=rule.max_cost_per_hit,
+        max_labels=rule.max_labels,
+    )
+
+
+def _answered(stores: Stores, campaign: Campaign) -> list[Answered]:
+    """A row a run of the campaign, oldest first."""
+    class_name = stores.db.get_one(Issue, campaign.issue_id).class_name
+    return [_of_run(stores, run, class_name) for run in campaigns.runs_of(stores.db, campaign_id=campaign.id or 0)]
+
+
+def _of_run(stores: Stores, run: CampaignRun, class_name: str) -> Answered:
+    batch = labels.find_batch(stores.db, run_id=run.id or 0)
+    answers = labels.labels_of_batches(stores.db, batches=[batch]) if batch else []
+    newest: dict[str, Label] = {sample.id: label for label, sample in answers}
+    labelled = {name: label for name, label in newest.items() if label.state is RequestState.LABELLED}
+    hits = {name for name, label in labelled.items() if label.class_name == class_name}
+    arms = {c.sample_id: c.arm for c in campaigns.candidates_of(stores.db, run_id=run.id or 0)}
+    drawn = {name for name in labelled if arms.get(name) is Arm.RANDOM}
+    times = [label.lead_seconds for label in newest.values() if label.lead_seconds > 0]
+    return Answered(run, len(labelled), len(hits), sum(times), len(times), len(drawn), len(drawn & hits))
+
+
+def _round(one: Answered, minutes: float, rule: StopRule) -> Round:
+    share = outlook.rate(one.hits, one.labels)
+    spent = one.seconds / 60 + (one.labels - one.timed) * minutes if one.labels else 0.0
+    return Round(
+        run_id=one.run.id or 0,
+        series=one.run.series,
+        round=one.run.round,
+        state=one.run.state.value,
+        labels=one.labels,
+        hits=one.hits,
+        low=round(share.low, 4),
+        high=round(share.high, 4),
+        minutes=round(spent, 2),
+        cost=round(spent / 60 * rule.rate_per_hour, 2),
+    )
+
+
+def _last_rate(rounds: list[Answered]) -> outlook.Rate:
+    """Of the newest run that has labels."""
+    told = [one for one in rounds if one.labels]
+    return outlook.rate(told[-1].hits, told[-1].labels) if told else outlook.rate(0, 0)
+
+
+def _next_hit(rounds: list[Answered], minutes: float, rule: StopRule) -> outlook.Cost:
+    return outlook.next_hit(_last_rate(rounds), minutes_per_label=minutes, rate_per_hour=rule.rate_per_hour)
+
+
+def _minutes_per_label(rounds: list[Answered], rule: StopRule) -> float:
+    """By lead times where there are any, else what the rule says."""
+    timed = sum(one.timed for one in rounds)
+    return sum(one.seconds for one in rounds) / 60 / timed if timed else rule.minutes_per_label
+
+
+def _told(found: outlook.Rate | outlook.Cost) -> dict[str, float]:
+    """By name, without what is unknown: JSON has no NaN."""
+    return {name: round(value, 4) for name, value in found._asdict().items() if math.isfinite(value)}

@@ -1,0 +1,68 @@
+"""The pool's best rows for a run's probes: shard group by shard group, each kept until the run is mined."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load as from_safetensors
+from safetensors.numpy import save as to_safetensors
+
+from models.campaign import CampaignRun
+from models.errors import CorruptData
+from storage.stores import Stores
+from tasks.choosing import Ranking
+from tasks.compute import scan
+from tasks.compute.portable import Scorer
+from tasks.pool import Pool
+from tasks.steps import track
+
+GROUP_ROWS = 2_000_000  # some seconds of work: what a kill costs at most
+
+
+def ranking(stores: Stores, run: CampaignRun, scorer: Scorer, pool: Pool) -> Ranking:
+    """A function that gives the pool's best rows for a number of them. A large pool is scanned once a depth, resumably."""
+    groups = _groups(pool)
+
+    def best(count: int) -> NDArray[np.int64]:
+        folder = f"scans/{run.key}/{count}" if len(groups) > 1 else ""
+        parts = []
+        for number, group in enumerate(track(groups, "scanning")):
+            key = f"{folder}/{number}.safetensors" if folder else ""
+            parts.append(_group(stores, key, scorer, pool, group, count))
+        return scan.merge(parts, keep=count).rows
+
+    return best
+
+
+def _groups(pool: Pool) -> list[range]:
+    """Consecutive shards of at least GROUP_ROWS rows together."""
+    groups, start, rows = [], 0, 0
+    for number, shard in enumerate(pool.shards):
+        rows += len(shard)
+        if rows >= GROUP_ROWS or number == len(pool.shards) - 1:
+            groups.append(range(start, number + 1))
+            start, rows = number + 1, 0
+    return groups
+
+
+def _group(stores: Stores, key: str, scorer: Scorer, pool: Pool, group: range, count: int) -> scan.Ranked:
+    """The best rows of some shards; with a key, kept there and found again. Raises CorruptData for vectors with NaN."""
+    if key and stores.objects.exists(key):
+        held = from_safetensors(stores.objects.read(key))
+        return scan.Ranked(held["rows"], held["scores"])
+    first = sum(len(shard) for shard in pool.shards[: group.start])
+    try:
+        found = scan.best(
+            scorer.vectors,
+            (pool.shards[number].vectors for number in group),
+            keep=count,
+            offsets=scorer.offsets,
+            allowed=[pool.allowed[number] for number in group],
+        )
+    except ValueError as problem:
+        keys = ", ".join(pool.shards[number].row.vectors_key for number in list(group)[:3])
+        raise CorruptData(f"vectors cannot be scored ({problem}) in {keys}; embed the corpus again") from None
+    found = scan.Ranked(found.rows + first, found.scores)
+    if key:
+        stores.objects.write(key, bytes(to_safetensors({"rows": found.rows, "scores": found.scores})))
+    return found
