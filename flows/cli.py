@@ -120,18 +120,33 @@ def embed(
 
 
 @app.command()
+def index(
+    corpora: Annotated[list[str], typer.Argument(help="Names of embedded corpora.")],
+    encoder: Encoder = "",
+    as_json: Json = False,
+) -> None:
+    """Index corpora for quick search, and measure its recall against the exact scan. Worth it from a million images on."""
+    from tasks import indexing
+
+    with console.progress():
+        found = indexing.build_index(corpora, encoder)
+    console.show(found, as_json=as_json)
+
+
+@app.command()
 def search(
     corpus: Annotated[str, typer.Argument(help="Name of an embedded corpus.")],
     text: Annotated[str, typer.Option(help="What to look for, in words.")] = "",
     image: Annotated[Path | None, typer.Option(help="What to look for, as an image file.")] = None,
     top: Annotated[int, typer.Option(min=1, max=10_000, help="How many to show.")] = 20,
     encoder: Encoder = "",
+    exact: Annotated[bool, typer.Option("--exact", help="Scan everything, even where there is an index.")] = False,
     as_json: Json = False,
 ) -> None:
     """The images of a corpus most like a text or an image."""
     from tasks import searching
 
-    found = searching.search(corpus, image=image, text=text, encoder_name=encoder, top=top)
+    found = searching.search(corpus, image=image, text=text, encoder_name=encoder, top=top, exact=exact)
     console.show(found, as_json=as_json, title=f"most like {text or image}")
 
 

@@ -158,8 +158,8 @@ def _answer(chosen: Demo) -> int:
     return sum(batch.new_labels for batch in sync_labels())
 
 
-def mine_arm(chosen: Demo, issue: str, arm: str) -> str:
-    """The next round of one arm: the same issue, pool and budget, another strategy."""
+def mine_arm(chosen: Demo, issue: str, arm: str, *, name: str = "") -> str:
+    """The next round of one arm, under its own name or another: the same issue, pool and budget, another strategy."""
     from flows.campaign import run_campaign
 
     strategy, rounds = ARMS[arm]
@@ -173,7 +173,7 @@ def mine_arm(chosen: Demo, issue: str, arm: str) -> str:
         across_campaigns=False,  # the control arm must not know what the campaign took
     )
     outcome: CampaignOutcome = run_campaign(
-        CampaignPlan(campaign=arm, issue=issue, corpora=["pool"], policy=policy, model="baseline")
+        CampaignPlan(campaign=name or arm, issue=issue, corpora=["pool"], policy=policy, model="baseline")
     )
     return f"{arm}: {outcome.mined.candidates} of {outcome.mined.scanned}"
 

@@ -38,6 +38,25 @@ class Embedded(Report):
     quarantined: dict[str, int] = Field(default_factory=dict)
 
 
+class Indexed(Report):
+    """Outcome of build-index."""
+
+    key: str = Field(description="hash of the vectors and the method")
+    corpora: list[str]
+    encoder: str
+    vectors: int
+    recall: float = Field(description="share of the true 100 nearest that a search finds, mean over queries")
+    recall_low: float = Field(description="lower end of its 95 % interval")
+    recall_high: float
+    queries: int = Field(description="drawn from the corpora, other than those that tuning saw")
+    lists: int
+    nprobe: int = Field(description="lists that a search looks into")
+    depth: int = Field(description="candidates whose exact scores are computed")
+    seconds: float = Field(description="of the run that completed it")
+    index_sha256: str
+    lists_sha256: str
+
+
 class Mined(Report):
     """Outcome of mining."""
 

@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from models.errors import BadInput, CorruptData, NotFound
-from models.values import Report
+from models.values import Indexed
 from storage import corpora, vectors
 from storage.stores import Stores, open_stores
 from tasks import features
@@ -35,25 +34,6 @@ NEAREST = 100
 QUERIES = 200  # to tune on, and as many others to report on
 TARGET = 0.96  # mean recall that tuning asks for, so that what is reported stays above .95
 ABANDONED_SECONDS = 24 * 3_600
-
-
-class Indexed(Report):
-    """Outcome of build-index."""
-
-    key: str = Field(description="hash of the vectors and the method")
-    corpora: list[str]
-    encoder: str
-    vectors: int
-    recall: float = Field(description="share of the true 100 nearest that a search finds, mean over queries")
-    recall_low: float = Field(description="lower end of its 95 % interval")
-    recall_high: float
-    queries: int = Field(description="drawn from the corpora, other than those that tuning saw")
-    lists: int
-    nprobe: int = Field(description="lists that a search looks into")
-    depth: int = Field(description="candidates whose exact scores are computed")
-    seconds: float = Field(description="of the run that completed it")
-    index_sha256: str
-    lists_sha256: str
 
 
 class Source(NamedTuple):

@@ -6,20 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.campaign import Issue
 from models.corpus import Sample
-from models.errors import BadInput
+from models.errors import BadInput, NotFound
 from storage import campaigns, corpora, vectors
 from storage.stores import Stores, open_stores
-from tasks import features
+from tasks import features, indexing
 from tasks.compute import images, scan
 from tasks.compute.encoder import Encoder
 from tasks.embedding import encode_bytes
 
 
-def search(corpus_name: str, *, image: Path | None, text: str, encoder_name: str, top: int) -> list[dict[str, Any]]:
-    """The elements of a corpus most like an image or a text, best first, with cosines."""
+def search(
+    corpus_name: str, *, image: Path | None, text: str, encoder_name: str, top: int, exact: bool = False
+) -> list[dict[str, Any]]:
+    """The elements of a corpus most like an image or a text, best first, with cosines.
+
+    An index of the corpus as it is now is used where there is one; otherwise, or with `exact`, everything is scanned.
+    """
     if (image is None) == (not text):
         raise BadInput("give one of --image FILE and --text WORDS")
     with open_stores() as stores:
@@ -30,13 +36,25 @@ def search(corpus_name: str, *, image: Path | None, text: str, encoder_name: str
         network = features.network_of(stores, encoder)
         query = network.encode_texts([text]) if image is None else _image_query(stores, network, image)
 
-        ranked = scan.best(query, (shard.vectors for shard in shards), keep=top)
+        ranked = None if exact else _indexed(stores, corpus_name, encoder.name, query, top)
+        if ranked is None:
+            ranked = scan.best(query, (shard.vectors for shard in shards), keep=top)
 
         taken = vectors.take(shards, np.asarray(ranked.rows), dim=encoder.dim)
     return [
         {"rank": rank, "cosine": round(float(score), 4), "sample_id": sample_id, "image": uri}
         for rank, (score, sample_id, uri) in enumerate(zip(ranked.scores, taken.sample_ids, taken.uris, strict=True), 1)
     ]
+
+
+def _indexed(
+    stores: Stores, corpus_name: str, encoder_name: str, query: NDArray[np.float32], top: int
+) -> scan.Ranked | None:
+    """What an index finds; None where there is none for the vectors that are there now."""
+    try:
+        return indexing.open_index(stores, [corpus_name], encoder_name).search(query, keep=top)
+    except NotFound:
+        return None
 
 
 def new_issue(name: str, *, class_name: str, where: str, description: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def measure(folder: Path, *, draws: int, seed: int) -> list[Check]:
-    """Every arm is mined before any label is in, as in the demo; then each is fitted and compared on the issue's slice."""
+    """Control arms are drawn before any label is in, as in the demo; then each is fitted and compared on the issue's slice."""
     own = demo.Demo(folder, budget=200, seed=0, label_studio=False, label_studio_url="")
     with demo.demo_environment(own), control_plane(folder / "prefect.log"):
         demo.unpack(folder)
@@ -46,11 +46,12 @@ def measure(folder: Path, *, draws: int, seed: int) -> list[Check]:
         embed_corpus.fn(EmbedPlan(corpora=list(demo.SPLITS)))
         retrain_and_evaluate.fn(RetrainPlan(model="baseline", corpora=["labelled"]))
         issue = discover_failures.fn(DiscoverPlan(model="baseline", scenario="development", seed=0)).issue
-        demo.mine_arm(own, issue, "campaign", "probe")
         arms = [f"control-{place}" for place in range(draws)]
         for place, arm in enumerate(arms):
-            demo.mine_arm(own._replace(seed=seed + place), issue, arm, "random")
-        sync_labels.fn()
+            demo.mine_arm(own._replace(seed=seed + place), issue, "control", name=arm)
+        for _ in range(demo.ARMS["campaign"][1]):
+            demo.mine_arm(own, issue, "campaign")
+            sync_labels.fn()
         for arm in track(["campaign", *arms], "retraining"):
             retrain_and_evaluate.fn(
                 RetrainPlan(model=arm, corpora=["labelled"], campaigns=[arm], issue=issue, compare_with="baseline")

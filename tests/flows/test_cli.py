@@ -1,6 +1,7 @@
 """The command: bad input is one line with the thing and the next action, an exit code, no traceback, nothing half-done."""
 
 import json
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,66 @@ def test_the_whole_loop_by_hand(
     rows = found("compare", "base", "next", "--scenario", "all-holdout", "--resamples", 200)
     assert {"before", "after", "delta", "low", "high"} < set(rows[0])
     assert [row["ok"] for row in found("doctor")] == [True, True, True, None, True]
+
+
+def test_a_campaign_by_hand(
+    world: None, run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(*words: object) -> object:
+        code, out, err = run(*words, "--json")
+        assert code == 0, err
+        return json.loads(out, parse_constant=pytest.fail)
+
+    (tmp_path / "truth.csv").write_text("sample_id,class_name\n")
+    monkeypatch.setenv("DIPNET_ORACLE_TRUTH", str(tmp_path / "truth.csv"))
+    found("issue", "new", "light-bar", "--class", "bar")
+    found("issue", "add", "light-bar", *[tmp_path / "images" / "dev" / f"{number:04d}.png" for number in (3, 7, 11)])
+    common = ["campaign", "run", "c", "--issue", "light-bar", "--corpus", "pool", "--class", "bar", "--class", "square"]
+    common += ["--set", "near_duplicate_cosine=1", "--set", "leak_cosine=1"]
+    dry = found(*common, "--budget", 8, "--rounds", 2, "--dry-run", "--sheet", tmp_path / "sheet.png")
+    assert dry["status"].startswith("dry run")
+    assert (tmp_path / "sheet.png").is_file()
+    assert found("campaign", "list") == []
+    mined = found(*common, "--budget", 8, "--rounds", 2, "--no-route")
+    assert mined["candidates"] == 4
+    shown = found("campaign", "show", "c")
+    assert [row["rank"] for row in shown] == [1, 2, 3, 4]
+    found("campaign", "accept", "c", sample_ids(tmp_path)[0])
+    found("campaign", "discard", "c", sample_ids(tmp_path)[1])
+    assert found(*common, "--budget", 8, "--rounds", 2)["sent"] == 3
+    found("labels", "sync")
+    assert [row["status"] for row in found("campaign", "continue")] == ["round 2 of 2 waits for labels"]
+    assert found("campaign", "progress", "c")["state"] == "active"
+    assert found("campaign", "stop", "c", "--because", "enough")["state"] == "stopped"
+    assert found("campaign", "resume", "c")["state"] == "active"
+    assert found("campaign", "export", tmp_path / "out.npz")["campaigns"] == ["c"]
+    assert {"budget", "max_cost_per_hit"} < {row["name"] for row in found("campaign", "settings")}
+    assert found("index", "pool")["vectors"] == 40
+    assert (
+        found("search", "pool", "--text", "a bag")[0]["cosine"]
+        == found("search", "pool", "--text", "a bag", "--exact")[0]["cosine"]
+    )
+    for words, says in (
+        (["campaign", "collect", tmp_path / "truth.csv"], "is no file of dipnet's"),
+        (["campaign", "collect", tmp_path / "truth.csv", "--send"], "--send needs --apply"),
+        ([*common, "--set", "colour=red"], "dipnet campaign settings"),
+        ([*common, "--set", "diversity=7"], "diversity"),
+        ([*common, "--strategy", "text"], "text"),
+        ([*common, "--since", "soon", "--time-column", "tone"], "is no time"),
+        ([*common, "--where", "nothing = 1"], "cannot be used"),
+        (["campaign", "discard", "c", "ab"], "names none of the candidates"),
+        (["campaign", "progress", "x"], "there is no campaign 'x'"),
+    ):
+        code, _, err = run(*words)
+        assert code == 2, words
+        assert says in err
+        assert len(err.strip().splitlines()) == 1
+
+
+def sample_ids(folder: Path) -> list[str]:
+    """Ids of the first run's candidates, best first."""
+    with sqlite3.connect(folder / "root" / "dipnet.db") as db:
+        return [name for (name,) in db.execute("SELECT sample_id FROM candidate ORDER BY run_id, rank")]
 
 
 def test_tables_are_for_people(world: None, run: Callable[..., tuple[int, str, str]]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import inspect, text
+from sqlalchemy import create_engine, inspect, text
 from sqlmodel import Session, SQLModel, select
 
 from models.corpus import Corpus
@@ -34,6 +34,32 @@ def test_migrations_go_down_to_nothing_and_up_again(tmp_path: Path) -> None:
     assert inspect(engine).get_table_names() == ["alembic_version"]
     command.upgrade(config, "head")
     command.check(config)  # raises when the tables of the models and of the migrations differ
+    engine.dispose()
+
+
+def test_runs_from_before_rounds_survive_the_upgrade_and_the_way_back(tmp_path: Path) -> None:
+    url = url_in(tmp_path)
+    open_engine(url).dispose()
+    config = alembic_config(url)
+    command.downgrade(config, "0001")
+    engine = create_engine(url)
+    with engine.begin() as db:
+        now = "'2026-01-01'"
+        db.execute(text(f"INSERT INTO issue VALUES (1, 'i', 'coat', '', '', 'triage', 1, {now})"))
+        db.execute(text(f"INSERT INTO campaign (id, name, issue_id, created_at) VALUES (1, 'c', 1, {now})"))
+        db.execute(text(f"INSERT INTO encoderspec VALUES (1, 'k', 'n', 4, 'w', 'p', {now})"))
+        columns = "campaign_id, key, encoder_id, issue_version, corpora, policy, state, excluded, scanned, created_at"
+        for key in ("a", "b"):
+            values = f"1, '{key}', 1, 1, '[]', '{{}}', 'mined', '{{}}', 3, {now}"
+            db.execute(text(f"INSERT INTO campaignrun ({columns}) VALUES ({values})"))
+    command.upgrade(config, "head")
+    with engine.begin() as db:
+        found = db.execute(text("SELECT key, plan_key, series, round, scanned FROM campaignrun ORDER BY key")).all()
+        assert found == [("a", "a", 1, 1, 3), ("b", "b", 1, 1, 3)]
+        assert db.execute(text("SELECT state, plan FROM campaign")).all() == [("active", "{}")]
+    command.downgrade(config, "0001")
+    with engine.begin() as db:
+        assert db.execute(text("SELECT key, scanned FROM campaignrun ORDER BY key")).all() == [("a", 3), ("b", 3)]
     engine.dispose()
 
 
