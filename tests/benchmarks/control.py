@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from harness import Check, finish
+from rich.console import Console
 from rich.progress import track
 
 from flows import demo
@@ -19,7 +20,7 @@ from flows.corpus import embed_corpus, ingest_corpus
 from flows.discovery import discover_failures
 from flows.labeling import sync_labels
 from flows.training import retrain_and_evaluate
-from models.plans import DiscoverPlan, EmbedPlan, RetrainPlan
+from models.plans import DiscoverPlan, EmbedPlan, RetrainPlan, SyncPlan
 from storage import runs
 from storage.stores import open_stores
 from tasks import evaluating
@@ -51,8 +52,9 @@ def measure(folder: Path, *, draws: int, seed: int) -> list[Check]:
             demo.mine_arm(own._replace(seed=seed + place), issue, "control", name=arm)
         for _ in range(demo.ARMS["campaign"][1]):
             demo.mine_arm(own, issue, "campaign")
-            sync_labels.fn()
-        for arm in track(["campaign", *arms], "retraining"):
+            sync_labels.fn(SyncPlan(campaigns=["campaign"]))  # the controls' labels would bar most of the pool
+        sync_labels.fn()
+        for arm in track(["campaign", *arms], "retraining", console=Console(stderr=True)):
             retrain_and_evaluate.fn(
                 RetrainPlan(model=arm, corpora=["labelled"], campaigns=[arm], issue=issue, compare_with="baseline")
             )
