@@ -121,6 +121,8 @@ def test_images_and_data_in_s3_give_what_a_directory_gives(
     assert remote.gate == local.gate
     keys = [item["Key"] for item in client.list_objects_v2(Bucket="photos", Prefix="dipnet/")["Contents"]]
     assert {key.split("/")[1] for key in keys} == {
+        "backgrounds",
+        "campaigns",
         "corpora",
         "embeddings",
         "datasets",

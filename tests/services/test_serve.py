@@ -43,7 +43,7 @@ def served(house: Path, draw: Callable[..., Path], tmp_path: Path, monkeypatch: 
             command, env={**clean, "PREFECT_HOME": str(tmp_path / "prefect")}, stdout=output, stderr=output
         )
     try:
-        wait_for(lambda: len(deployments(api)) == 6, 120, log)
+        wait_for(lambda: len(deployments(api)) == 7, 120, log)
         yield api
     finally:
         process.send_signal(signal.SIGTERM)
