@@ -116,7 +116,7 @@ def open_index(stores: Stores, corpus_names: Sequence[str], encoder_name: str = 
     if report is None:
         raise NotFound(
             f"there is no index of {', '.join(source.corpora)} as they are now; build it with: "
-            f"dipnet index build {' '.join(source.corpora)}"
+            f"dipnet index {' '.join(source.corpora)}"
         )
     fetched = [(index.INDEX, report.index_sha256), (index.LISTS, report.lists_sha256)]
     files = [partial(stores.cache.use, stores.objects, source.object(name), sha256) for name, sha256 in fetched]
