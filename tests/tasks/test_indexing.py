@@ -117,7 +117,7 @@ def test_a_build_that_was_killed_goes_on_and_comes_out_the_same(
         with pytest.raises(Killed):
             indexing.build_index(["pool"], ENCODER)
     assert "report.json" not in kept(house)
-    with open_stores() as stores, pytest.raises(NotFound, match="index build"):
+    with open_stores() as stores, pytest.raises(NotFound, match="dipnet index pool"):
         indexing.open_index(stores, ["pool"], ENCODER)
     made = {name for name in kept(house) if name != "index.faiss"}
 
