@@ -66,12 +66,13 @@ class Ranked(NamedTuple):
     rows: NDArray[np.int64]  # (n,)
     taken: vectors.Taken
     scored: portable.Scored
+    merits: NDArray[np.float64]  # (n,) what the rows are ordered by: raw scores, or what neighbours agree on
     reasons: list[str]  # (n,)
 
     def at(self, places: NDArray[np.int64]) -> Ranked:
         """Some of them, in the order given."""
         reasons = [self.reasons[place] for place in places.tolist()]
-        return Ranked(self.rows[places], self.taken.at(places), self.scored.at(places), reasons)
+        return Ranked(self.rows[places], self.taken.at(places), self.scored.at(places), self.merits[places], reasons)
 
 
 def bar(stores: Stores, run: CampaignRun, encoder: EncoderSpec, *, across: bool) -> Barred:
@@ -150,8 +151,10 @@ def _best(case: Case, ranking: Ranking, drawn: Ranked, wanted: int) -> tuple[Ran
 
 
 def _sorted(ranked: Ranked) -> Ranked:
-    """By the score that is kept, which rounds otherwise than the scan's; ties in corpus order."""
-    return ranked.at(np.lexsort((ranked.rows, -ranked.scored.raw)))
+    """By the score that is kept, which rounds otherwise than the scan's, evened out among neighbours; ties in corpus order."""
+    by_score = ranked.at(np.lexsort((ranked.rows, -ranked.scored.raw)))
+    merits = selection.agreed(by_score.taken.vectors, by_score.scored.raw)
+    return by_score._replace(merits=merits).at(np.lexsort((by_score.rows, -merits)))
 
 
 def _pick(case: Case, ranked: Ranked, wanted: int) -> selection.Chosen:
@@ -160,7 +163,7 @@ def _pick(case: Case, ranked: Ranked, wanted: int) -> selection.Chosen:
     inside = ranked.at(free)
     found = selection.choose(
         inside.taken.vectors,
-        inside.scored.raw,
+        inside.merits,
         budget=wanted,
         near_duplicate_cosine=case.policy.near_duplicate_cosine,
         diversity=case.policy.diversity,
@@ -190,7 +193,7 @@ def _look_at(case: Case, rows: NDArray[np.int64]) -> Ranked:
         elif known[place]:
             reasons[place] = "near-duplicate of what is labelled or sent"
         seen.add(sample_id)
-    return Ranked(rows, taken, scored, reasons)
+    return Ranked(rows, taken, scored, scored.raw, reasons)
 
 
 def _without(ranked: Ranked, drawn: Ranked, policy: SelectionPolicy) -> Ranked:
@@ -229,7 +232,7 @@ def _border(case: Case, ranked: Ranked, best: selection.Chosen, count: int) -> N
     inside = ranked.at(free)
     found = selection.choose(
         inside.taken.vectors,
-        inside.scored.raw,
+        inside.merits,
         budget=BOUNDARY_DEPTH * count,
         near_duplicate_cosine=case.policy.near_duplicate_cosine,
     )

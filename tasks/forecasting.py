@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,20 @@ HITS = ("expected", "low", "high")
 QUANTILES = {"5%": 0.05, "median": 0.5, "95%": 0.95, "99%": 0.99}
 
 
-def told(aim: Aim, selected: Selected, *, pool: int) -> dict[str, Any]:
-    """As JSON: no NaN, four digits. Empty for the random strategy, which looks for nothing."""
+def told(aim: Aim, selected: Selected, rounds: Sequence[tuple[int, int]], *, pool: int) -> dict[str, Any]:
+    """As JSON: no NaN, four digits. Empty for the random strategy, which looks for nothing.
+
+    rounds: (hits, labels) of the exploit arm of earlier runs, oldest first; they say more of the next than scores alone.
+    """
     if aim.probes is None or aim.adequacy is None:
         return {}
     behind = portable.likeness(aim.probes.scorer, aim.probes.background)
     batch = selected.scores[[arm is Arm.EXPLOIT for arm in selected.arms]]
     raw = selected.raw[[arm is Arm.EXPLOIT for arm in selected.arms]]
-    expected = outlook.expected_yield(aim.probes.held_out, aim.probes.background, raw, pool=pool)
+    if rounds:
+        expected = outlook.next_yield(rounds, batch)
+    else:
+        expected = outlook.expected_yield(aim.probes.held_out, aim.probes.background, raw, pool=pool)
     return {
         "adequacy": _plain(aim.adequacy._asdict()),
         "prototypes": np.bincount(aim.probes.members).tolist(),

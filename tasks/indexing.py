@@ -187,12 +187,12 @@ def _part_names(source: Source) -> list[str]:
 
 def _made(stores: Stores, source: Source, name: str, folder: Path, make: index.Maker) -> Path:
     """A local file of an object, which is made and put in place first where it is missing."""
-    if not stores.objects.exists(source.object(name)):
-        made = folder / "being-made"
-        make(made)
-        stores.objects.write_file(source.object(name), made)
-        made.unlink()
-    return stores.objects.local_path(source.object(name), folder)
+    if stores.objects.exists(source.object(name)):
+        return stores.objects.local_path(source.object(name), folder)
+    made = folder / name.replace("/", "-")
+    make(made)
+    stores.objects.write_file(source.object(name), made)
+    return made
 
 
 def _train(source: Source, to: Path) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.campaign import CampaignRun, Candidate
+from models.campaign import Campaign, CampaignRun, Candidate
 from models.corpus import EncoderSpec, Sample
 from models.errors import BadInput
 from models.learning import ModelVersion
@@ -16,7 +16,7 @@ from models.states import RunState, move
 from models.values import Mined
 from storage import campaigns, corpora
 from storage.stores import Stores, open_stores
-from tasks import choosing, forecasting, heads, neighbours, probing, scanning
+from tasks import choosing, forecasting, heads, neighbours, probing, progress, scanning
 from tasks.compute import classifier
 from tasks.planning import pool_of
 from tasks.pool import Pool
@@ -80,7 +80,8 @@ def mine(stores: Stores, run: CampaignRun) -> Outcome:
     save_candidates(stores, run, selected, aim.shown, version=aim.scorer.version if aim.scorer else "random-1")
     run.scanned, run.excluded = int(searched.sizes.sum()), selected.excluded
     run.scorer_key = probing.save(stores, run, aim.scorer) if aim.scorer else ""
-    run.found = forecasting.told(aim, selected, pool=run.scanned)
+    earlier = progress.hits_of_the_best(stores, stores.db.get_one(Campaign, run.campaign_id))
+    run.found = forecasting.told(aim, selected, earlier, pool=run.scanned)
     run.state = move(run.state, RunState.MINED)
     stores.db.add(run)
     return Outcome(run, aim, pool, selected)

@@ -26,6 +26,8 @@ class Answered(NamedTuple):
     timed: int  # labels that have a lead time
     drawn: int  # labels of the random arm
     drawn_hits: int
+    best: int  # labels of the exploit arm
+    best_hits: int
 
 
 @step()
@@ -68,6 +70,11 @@ def stop_reason(stores: Stores, campaign: Campaign, rule: StopRule) -> str:
     )
 
 
+def hits_of_the_best(stores: Stores, campaign: Campaign) -> list[tuple[int, int]]:
+    """Hits and labels of the exploit arm, a pair a run that has labels, oldest first."""
+    return [(one.best_hits, one.best) for one in _answered(stores, campaign) if one.best]
+
+
 def _answered(stores: Stores, campaign: Campaign) -> list[Answered]:
     """A row a run of the campaign, oldest first."""
     class_name = stores.db.get_one(Issue, campaign.issue_id).class_name
@@ -81,9 +88,19 @@ def _of_run(stores: Stores, run: CampaignRun, class_name: str) -> Answered:
     labelled = {name: label for name, label in newest.items() if label.state is RequestState.LABELLED}
     hits = {name for name, label in labelled.items() if label.class_name == class_name}
     arms = {c.sample_id: c.arm for c in campaigns.candidates_of(stores.db, run_id=run.id or 0)}
-    drawn = {name for name in labelled if arms.get(name) is Arm.RANDOM}
+    drawn, best = ({name for name in labelled if arms.get(name) is arm} for arm in (Arm.RANDOM, Arm.EXPLOIT))
     times = [label.lead_seconds for label in newest.values() if label.lead_seconds > 0]
-    return Answered(run, len(labelled), len(hits), sum(times), len(times), len(drawn), len(drawn & hits))
+    return Answered(
+        run,
+        labels=len(labelled),
+        hits=len(hits),
+        seconds=sum(times),
+        timed=len(times),
+        drawn=len(drawn),
+        drawn_hits=len(drawn & hits),
+        best=len(best),
+        best_hits=len(best & hits),
+    )
 
 
 def _round(one: Answered, minutes: float, rule: StopRule) -> Round:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from tasks.compute import logistic, scoring
 from tasks.compute.portable import Scorer
 
-# Tuned on the pilot's seed 0, four rounds of 50 labels.
-STRENGTH = 10.0  # of the pull toward the zero-feedback probe
+# Tuned on the pilot's seeds 0 to 2, four rounds of 50 labels.
+STRENGTH = 30.0  # of the pull toward what the zero-feedback probe would be of exemplars and hits
 BACKGROUND_COST = 150.0  # of all background rows together, taken as misses
 BIAS = -2.0  # logits of the average image before any answer
 OWN = 0.6  # weight of a prototype's own direction once hits are prototypes too
@@ -33,9 +33,10 @@ def refine(
     *,
     shrinkage: float,
 ) -> scoring.Probes:
-    """The probe as a logistic one, shrunk toward what it was; hits become prototypes. Without answers it is what it was.
+    """A logistic probe, shrunk toward what the zero-feedback probe would be if hits were exemplars; hits are prototypes.
 
-    Naive feedback can be worse than none, hence the shrinkage. Source: SeeSaw (arXiv 2208.06497).
+    Naive feedback can be worse than none, hence the shrinkage. Source: SeeSaw (arXiv 2208.06497). Without answers it is
+    the zero-feedback probe, and misses alone cannot take it far from there.
     """
     if not len(answers.hits):
         return found
@@ -48,9 +49,9 @@ def refine(
     behind_costs = np.full(unlabelled, BACKGROUND_COST / max(1, unlabelled))
     costs = np.concatenate([np.ones(len(positive) + len(negative)), answers.weights, behind_costs])
 
-    prior = logistic.Line(found.shared, BIAS)
-    learnt = logistic.fit(rows, hits, costs, prior=prior, strength=STRENGTH).weights
     shown = np.vstack([positive, told[answers.hits]])
+    prior = logistic.Line(scoring.common(where, shown, negative), BIAS)
+    learnt = logistic.fit(rows, hits, costs, prior=prior, strength=STRENGTH).weights
     return _rescaled(found, scoring.lines_of(where, where.unit(learnt), shown, own=OWN), exemplars, answers, behind)
 
 
@@ -61,7 +62,10 @@ def _rescaled(
     answers: Answers,
     behind: scoring.Background,
 ) -> scoring.Probes:
-    """The score's scale anew: exemplars and hits are typical. They have been seen, so a score is a little too low."""
+    """The score's scale anew: exemplars and hits are typical. They have been seen, so a score is a little too low.
+
+    Held-out exemplars keep their scores: their raw scores are moved to the new scale.
+    """
     raw = lines.raw(behind.rows)
     shown = np.vstack([exemplars.positive, answers.vectors[answers.hits]])
     low, high = float(raw.mean()), float(np.median(lines.raw(shown)))
@@ -73,4 +77,6 @@ def _rescaled(
         gap / 2 / scoring.TYPICAL,
         f"{found.scorer.version.partition('+')[0]}+feedback-1",
     )
-    return scoring.Probes(scorer, lines.members[: len(exemplars.positive)], found.held_out, raw, lines.shared)
+    logits = (found.held_out - found.scorer.middle) / found.scorer.spread
+    held_out = logits * scorer.spread + scorer.middle
+    return scoring.Probes(scorer, lines.members[: len(exemplars.positive)], held_out, raw, lines.shared)

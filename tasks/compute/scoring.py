@@ -18,6 +18,7 @@ Matrix = NDArray[np.float64]
 KEPT_ROWS = 4_000  # background rows kept for PU learning, calibration and adequacy
 UNLABELLED = 1_000  # of these, taken as (almost surely) negative by the PU term
 PU_STRENGTH = 10.0  # of the PU term's penalty; below 3 it follows the exemplars too closely
+SHOWN = 500  # exemplars that the PU term learns from at most; the LDA term takes all
 PU_COST = 50.0  # what all exemplars together cost, and all unlabelled rows together
 FOLDS = 5  # of the cross-fitted exemplar scores that calibrate a score
 CALIBRATED_BY = 200  # exemplars at most
@@ -25,7 +26,10 @@ TYPICAL = float(np.log(0.88 / 0.12))  # logit of the score of a typical exemplar
 FALLBACK = 4.0  # standard deviations above the background, for one exemplar with nothing to hold out
 LEAST_GAP = 1.0  # standard deviations between background and typical exemplar at least, so that a score is finite
 PROTOTYPES = 128  # at most; more exemplars are gathered into so many clusters
+GATHERED_BY = 1_024  # exemplars that the clusters are found from at most; the rest join the nearest
 OWN = 0.35  # weight of a prototype's own direction beside the common one; tuned on the pilot's seeds 0 to 2
+PLAIN = 0.5  # weight of the exemplars' mean as the encoder has it, beside the whitened terms; tuned likewise
+PASSED = 0.99  # share of the background that lies below each prototype's own line, before lines compete
 
 
 class Exemplars(NamedTuple):
@@ -76,7 +80,8 @@ class Space(NamedTuple):
     """The space in which the background is round: rows become (row - mean) @ whitening."""
 
     mean: Matrix  # (dim,)
-    whitening: Matrix  # (dim, dim)
+    whitening: Matrix  # (dim, dim), symmetric
+    back: Matrix  # (dim, dim) its inverse
     covariance: Matrix  # (dim, dim) of the background in this space; not quite the identity, for the shrinkage
     rows: Matrix  # (m, dim) background rows in this space
 
@@ -139,9 +144,9 @@ def space(behind: Background, *, shrinkage: float) -> Space:
     dim = len(behind.mean)
     ridge = shrinkage * np.trace(behind.covariance) / dim + 1e-9
     values, vectors = np.linalg.eigh(behind.covariance + ridge * np.eye(dim))
-    whitening = vectors / np.sqrt(values) @ vectors.T
+    whitening, back = (vectors * values**power @ vectors.T for power in (-0.5, 0.5))
     rows = (behind.rows.astype(np.float64) - behind.mean) @ whitening
-    return Space(behind.mean, whitening, whitening @ behind.covariance @ whitening, rows)
+    return Space(behind.mean, whitening, back, whitening @ behind.covariance @ whitening, rows)
 
 
 def probe(exemplars: Exemplars, behind: Background, options: Options, *, words: Words | None = None) -> Probes:
@@ -178,28 +183,36 @@ def calibrated(make: Maker, exemplars: Exemplars, behind: Background, *, version
 
 
 def common(where: Space, positive: Matrix, negative: Matrix) -> Matrix:
-    """What positives (p, dim) have in common, as a direction (dim,) of the whitened space: mean of z(LDA) and z(PU logistic).
+    """What positives (p, dim) have in common, as a direction (dim,) of the whitened space: z(LDA), z(PU) and z(plain mean).
 
     LDA: the mean of the positives less the reference, which negatives pull half-way to their mean. Source: exemplar LDA
     (Hariharan, Malik, Ramanan, ECCV 2012). PU: positives against background rows and negatives, balanced, shrunk toward
-    zero. Source: Elkan & Noto, KDD 2008.
+    zero. Source: Elkan & Noto, KDD 2008. Plain: the same mean without whitening, for concepts that are a ball in the
+    encoder's own space (sub-slices of a class), where whitening costs precision.
     """
     towards = positive.mean(axis=0) - (negative.mean(axis=0) / 2 if len(negative) else 0.0)
     behind = np.vstack([where.rows[:UNLABELLED], negative])
-    rows = np.vstack([positive, behind])
-    costs = np.concatenate([np.full(len(part), PU_COST / len(part)) for part in (positive, behind)])
-    hits = np.arange(len(rows)) < len(positive)
+    some = _some(positive, SHOWN)
+    rows = np.vstack([some, behind])
+    costs = np.concatenate([np.full(len(part), PU_COST / len(part)) for part in (some, behind)])
+    hits = np.arange(len(rows)) < len(some)
     nothing = logistic.Line(np.zeros(rows.shape[1]), 0.0)
     learnt = logistic.fit(rows, hits, costs, prior=nothing, strength=PU_STRENGTH).weights
-    return (where.unit(towards) + where.unit(learnt)) / 2
+    plain = where.back @ where.back @ towards
+    return (where.unit(towards) + where.unit(learnt)) / 2 + PLAIN * where.unit(plain)
 
 
 def lines_of(where: Space, shared: Matrix, positive: Matrix, *, own: float) -> Lines:
-    """A line a prototype of positives (p, dim): the shared direction (dim,) and, by a weight, the prototype's own."""
+    """A line a prototype of positives (p, dim): the shared direction (dim,) and, by a weight, the prototype's own.
+
+    Each own part is offset so that the same share of the background lies below zero: a prototype in a crowded region would
+    otherwise win the max everywhere.
+    """
     centres, members = _gathered(positive)
-    units = shared + own * np.stack([where.unit(centre) for centre in centres])
-    vectors = units @ where.whitening.T
-    return Lines(vectors, vectors @ where.mean, members, shared)
+    own_units = own * np.stack([where.unit(centre) for centre in centres])
+    crowding = np.quantile(where.rows @ own_units.T, PASSED, axis=0)
+    vectors = (shared + own_units) @ where.whitening.T
+    return Lines(vectors, vectors @ where.mean + crowding, members, shared)
 
 
 def _gathered(positive: Matrix) -> tuple[Matrix, NDArray[np.int64]]:
@@ -207,8 +220,17 @@ def _gathered(positive: Matrix) -> tuple[Matrix, NDArray[np.int64]]:
     if len(positive) <= PROTOTYPES:
         return positive, np.arange(len(positive))
     with threadpool_limits(1):  # small products; see classifier.fit
-        found = KMeans(PROTOTYPES, n_init=1, max_iter=20, random_state=0).fit(positive)
-    return found.cluster_centers_.astype(np.float64), found.labels_.astype(np.int64)
+        found = KMeans(PROTOTYPES, n_init=1, max_iter=20, random_state=0).fit(_some(positive, GATHERED_BY))
+        members = found.predict(positive)
+    return found.cluster_centers_.astype(np.float64), members.astype(np.int64)
+
+
+def _some(rows: Matrix, count: int) -> Matrix:
+    """Up to `count` of rows (n, dim) by chance, the same each time."""
+    if len(rows) <= count:
+        return rows
+    picked: Matrix = rows[np.random.default_rng(0).choice(len(rows), count, replace=False)]
+    return picked
 
 
 def _probe_maker(where: Space) -> Maker:
@@ -242,13 +264,14 @@ def _text_maker(where: Space, words: Words, options: Options) -> Maker:
 
 
 def _held_out(make: Maker, exemplars: Exemplars) -> Matrix:
-    """Raw scores of exemplars by lines made without them: each alone when there are few, in folds when there are many."""
+    """Raw scores of exemplars by lines made without them: in folds, or up to 200 of very many at once."""
     count = len(exemplars.positive)
     if count == 1:
         return np.empty(0)
     few = np.random.default_rng(0).permutation(count)[:CALIBRATED_BY]
     found = []
-    for fold in np.array_split(few, min(len(few), FOLDS)):
+    folds = min(len(few), FOLDS) if count < FOLDS * CALIBRATED_BY else 1
+    for fold in np.array_split(few, folds):
         out = np.zeros(count, dtype=np.bool_)
         out[fold] = True
         found.append(make(exemplars.without(out)).raw(exemplars.positive[fold]))

@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 
 WINDOW = 2_000  # ranked rows that compete at a time; budgets up to 500 see all of theirs at once
 BLOCK = 8_192  # reference rows in one product
+# Of `agreed`; tuned on the pilot's seeds 0 to 2, where 3 to 20 neighbours and shares of .3 to .85 are within a point.
+AGREEING = 5  # neighbours that a row's score is evened out with
+AGREED_SHARE, AGREED_STEPS = 0.5, 3
+AGREED_AMONG = 4_096  # rows at the top that can be neighbours
 
 
 class Chosen(NamedTuple):
@@ -51,6 +55,28 @@ def even_shares(groups: NDArray[np.int64], *, slots: int) -> Shares:
         dealt[by_size] = whole
         dealt[by_size[:rest]] += 1
     return Shares(groups, dealt)
+
+
+def agreed(vectors: NDArray[np.float32], raw: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Raw scores (n,) of unit rows (n, dim), best first, evened out with those of their nearest neighbours among them.
+
+    A row between rows that score high is likelier a hit than one that stands alone among what scores low. Each of a few
+    steps mixes a row's own score with the mean of its neighbours'. Source: label spreading (Zhou et al., NIPS 2003).
+    """
+    among = vectors[:AGREED_AMONG]
+    count = min(AGREEING, len(among) - 1)
+    if count < 1:
+        return raw
+    near = np.empty((len(vectors), count), dtype=np.int64)
+    for start in range(0, len(vectors), WINDOW):
+        cosines = vectors[start : start + WINDOW] @ among.T
+        own = np.arange(start, min(start + WINDOW, len(among)))
+        cosines[own - start, own] = -np.inf
+        near[start : start + WINDOW] = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+    found = raw
+    for _ in range(AGREED_STEPS):
+        found = (1 - AGREED_SHARE) * raw + AGREED_SHARE * found[near].mean(axis=1)
+    return found
 
 
 def choose(

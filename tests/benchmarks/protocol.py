@@ -8,7 +8,7 @@ images of MNIST as pixels, PCA, unit length, with prevalence and budget in propo
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ Vectors = NDArray[np.float32]
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 CACHE = Path.home() / ".cache" / "dipnet" / "benchmarks"
 TRAIN, TEST = 30_000, 5_000
-PREVALENCE, BUDGET_SHARE = 0.011, 2 / 3
+PREVALENCE, BUDGET, BUDGET_SHARE = 0.011, 200, 2 / 3
 
 
 class Data(NamedTuple):
@@ -77,9 +77,11 @@ def mnist() -> Data:
     return Data("mnist", _reduced(pixels / 255, 64), classes.astype(np.int64))
 
 
-def one_class(data: Data, seeds: list[int], *, exemplars: int = 10, positives: int = 0) -> Iterator[Trial]:
+def one_class(
+    data: Data, seeds: list[int], *, exemplars: int = 10, positives: int = 0, classes: Iterable[int] = range(10)
+) -> Iterator[Trial]:
     """A class is the concept; the pool holds all images of the others, and positives for 1.1 %."""
-    for number in range(10):
+    for number in classes:
         for seed in seeds:
             generator = np.random.default_rng([number, seed])
             own = generator.permutation(np.flatnonzero(data.classes == number))
@@ -102,7 +104,10 @@ def two_classes(data: Data, seeds: list[int], *, positives: int = 300) -> Iterat
 
 
 def sub_slices(data: Data, seeds: list[int]) -> Iterator[Trial]:
-    """One of 20 k-means clusters of a class is the concept; the rest of that class distracts."""
+    """One of 20 k-means clusters of a class is the concept; the rest of that class distracts.
+
+    Some 140 are hidden, so that precision@200 cannot be much above .6 on average.
+    """
     for number in range(10):
         members = np.flatnonzero(data.classes == number)
         clusters = KMeans(20, n_init=1, random_state=number).fit_predict(data.vectors[members])
@@ -112,7 +117,8 @@ def sub_slices(data: Data, seeds: list[int]) -> Iterator[Trial]:
             inside = clusters == generator.choice(large)
             own = generator.permutation(members[inside])
             others = np.concatenate([members[~inside], np.flatnonzero(data.classes != number)])
-            yield _trial(data, f"class {number}", generator, own[:10], own[10:310], others)
+            found = _trial(data, f"class {number}", generator, own[:10], own[10:310], others)
+            yield found._replace(budget=BUDGET)
 
 
 def precision(order: NDArray[np.int64], trial: Trial) -> float:
@@ -153,7 +159,7 @@ def _trial(
     others: NDArray[np.int64],
 ) -> Trial:
     pool = generator.permutation(np.concatenate([hidden, others]))
-    budget = min(200, round(len(hidden) * BUDGET_SHARE)) if len(hidden) < 300 else 200
+    budget = min(BUDGET, round(len(hidden) * BUDGET_SHARE))
     return Trial(group, data.vectors[shown], data.vectors[pool], np.isin(pool, hidden), budget)
 
 
@@ -192,7 +198,9 @@ def _micro_clusters(trial: Trial) -> NDArray[np.floating]:
 def _csls(trial: Trial) -> NDArray[np.floating]:
     """Cosine to the centroid, less the hubness of each row: its mean cosine to its 10 nearest of 2,000 others."""
     some = trial.pool[np.random.default_rng(0).choice(len(trial.pool), min(2_000, len(trial.pool)), replace=False)]
-    hubness = np.sort(trial.pool @ some.T, axis=1)[:, -11:-1].mean(axis=1)
+    hubness = np.concatenate(
+        [np.partition(part @ some.T, -11, axis=1)[:, -11:-1].mean(axis=1) for part in np.array_split(trial.pool, 16)]
+    )
     centre = trial.exemplars.mean(axis=0)
     return 2 * trial.pool @ (centre / np.linalg.norm(centre)) - hubness
 

@@ -61,3 +61,26 @@ def test_a_batch_that_stands_out_is_expected_to_yield_more() -> None:
     for one in (far, near):
         assert 0.0 <= one.low < one.share < one.high <= 1.0
     assert outlook.expected_yield(held_out, BEHIND, np.empty(0), pool=10) == (0.0, 0.0, 1.0)
+
+
+def test_without_held_out_exemplars_nothing_is_known_of_the_yield() -> None:
+    found = outlook.expected_yield(np.empty(0), BEHIND, np.linspace(5, 8, 200), pool=30_000)
+    assert (found.low, found.high) == (0.0, 1.0)
+
+
+def test_a_yield_is_of_whole_hits() -> None:
+    held_out = np.asarray([5.0, 6.0, 4.5, 5.5])
+    found = outlook.expected_yield(held_out, BEHIND, np.linspace(4, 7, 7), pool=3_000)
+    for end in (found.low * 7, found.high * 7):
+        assert end == pytest.approx(round(end))
+
+
+def test_labels_narrow_what_the_next_round_is_expected_to_yield() -> None:
+    scores = np.full(50, 0.8)
+    rich, poor = outlook.next_yield([(40, 50), (38, 50)], scores), outlook.next_yield([(4, 50), (2, 50)], scores)
+    assert rich.share > poor.share
+    assert rich.high - rich.low < 0.8
+    assert outlook.next_yield([(40, 50), (0, 0)], scores) == outlook.next_yield([(40, 50)], scores)
+    assert outlook.next_yield([(40, 50)], np.full(50, 0.2)).share < outlook.next_yield([(40, 50)], scores).share
+    with pytest.raises(ValueError, match="no round has labels"):
+        outlook.next_yield([(0, 0)], scores)

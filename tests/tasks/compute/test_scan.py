@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tasks.compute import scan
+from tasks.compute import kernels, scan
 
 
 def unit(rows: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -30,7 +30,7 @@ def by_hand(
 
 
 @pytest.mark.parametrize("sizes", [[50], [7, 0, 30, 13], [scan.BLOCK_ROWS + 5, 3]])
-@pytest.mark.parametrize("probes", [1, 5, scan.GEMM_PROBES + 3])
+@pytest.mark.parametrize("probes", [1, 5, kernels.GEMM_PROBES + 3])
 @pytest.mark.parametrize("dim", [16, 13])
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
 def test_the_scan_equals_a_full_sort_however_the_rows_are_sharded(
@@ -62,6 +62,41 @@ def test_only_allowed_rows_are_returned(share: float, probes: int) -> None:
     found = scan.best(looked_for, shards, keep=100, allowed=[mask[:2_000], mask[2_000:3_000], None])
     places = np.flatnonzero(mask)
     assert found.rows.tolist() == places[by_hand(rows[places], looked_for, 100).rows].tolist()
+
+
+@pytest.mark.parametrize("offsets", [0.0, 0.3])
+@pytest.mark.parametrize("able", [True, False])
+def test_rows_that_are_screened_out_change_nothing(able: bool, offsets: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: able)
+    rows, looked_for = some(5 * scan.BLOCK_ROWS, 64).astype(np.float16), some(kernels.GEMM_PROBES + 9, 64, seed=2)
+    shifts = np.linspace(0, offsets, len(looked_for), dtype=np.float32)
+    found = scan.best(looked_for, [rows[:70_000], rows[70_000:]], keep=50, offsets=shifts)
+    expected = by_hand(rows, looked_for, 50, shifts)
+    assert found.rows.tolist() == expected.rows.tolist()
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+
+
+def test_a_bound_is_never_below_the_score_and_close_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: True)
+    looked_for = some(kernels.SCREENED_FROM, 64, seed=2) * np.float32(20)
+    rows = np.concatenate([some(3_000, 64), some(300, 64) * np.float32(1e4), some(300, 64) * np.float32(1e-4)])
+    exact = (rows.astype(np.float64) @ looked_for.T.astype(np.float64)).max(axis=1)
+    screen = kernels.Kernels(looked_for, None)._screen
+    assert screen is not None
+    bounds = screen.bounds(torch.from_numpy(rows)).numpy()
+    assert (bounds >= exact).all()
+    assert (bounds - exact <= 0.02 * 20 * np.linalg.norm(rows, axis=1)).all()
+
+
+@pytest.mark.parametrize("screened", [True, False])
+def test_a_row_that_is_not_finite_is_named_after_the_ranking_is_full(
+    screened: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: screened)
+    rows = some(4 * scan.BLOCK_ROWS)
+    rows[-7, 3] = np.nan
+    with pytest.raises(ValueError, match=f"row {len(rows) - 7} .* not finite"):
+        scan.best(some(kernels.SCREENED_FROM, seed=2), [rows], keep=5)
 
 
 def test_equal_scores_keep_corpus_order() -> None:

@@ -14,6 +14,25 @@ def falling(count: int) -> NDArray[np.float64]:
     return np.linspace(1, 0, count)
 
 
+def test_a_row_alone_among_what_scores_low_gives_way_to_one_among_what_scores_high() -> None:
+    here, there = unit(np.eye(8)[:2] @ np.eye(8))
+    generator = np.random.default_rng(0)
+    good = unit(here + 0.05 * generator.normal(size=(8, 8)))
+    poor = unit(there + 0.05 * generator.normal(size=(8, 8)))
+    raw = np.concatenate([np.full(7, 1.0), [0.8], [0.9], np.full(7, 0.0)])
+    found = selection.agreed(np.concatenate([good, poor]), raw)
+    assert found[7] > found[8]
+    assert found.min() >= raw.min()
+    assert found.max() <= raw.max()
+
+
+def test_what_has_no_neighbours_keeps_its_score() -> None:
+    for count in (0, 1):
+        assert selection.agreed(np.eye(4, dtype=np.float32)[:count], falling(count)).tolist() == falling(count).tolist()
+    two = selection.agreed(np.eye(4, dtype=np.float32)[:2], np.asarray([1.0, 0.0]))
+    assert 1 > two[0] > two[1] > 0
+
+
 def test_near_duplicates_count_for_the_one_that_is_taken() -> None:
     a, b = np.eye(4, dtype=np.float32)[:2]
     almost_a = unit((a + 0.01 * b)[None].astype(np.float64))[0]
