@@ -205,9 +205,9 @@ def _precision(told: Sequence[Round]) -> float:
 def downstream(train: Data, test: Data, seeds: list[int]) -> list[Check]:
     """F1 of the rare class: a head on 10 exemplars and OTHERS of each other class, with 200 labels more, or random ones.
 
-    The pilot does not say what its base was; so many others come near its F1 before any label (.517) on seeds 0 to 2. How many random
-    labels are needed for the same F1 is read off the mean curve of all trials, on a logarithmic scale; classes are
-    resampled for its interval.
+    The pilot does not say what its base was; so many others come near its F1 before any label (.517) on seeds 0 to 2. How
+    many random labels are needed for the same F1 is read off the mean curve of all trials, on a logarithmic scale;
+    classes are resampled for its interval.
     """
     arms = [("campaign", 200), ("random", 0), *(("random", count) for count in RANDOM)]
     pairs = [(number, seed) for number in range(10) for seed in seeds]

@@ -29,7 +29,7 @@ from tasks import (
     routing,
     searching,
 )
-from tasks.compute import portable
+from tasks.compute import outlook, portable
 
 ROOT = Path(__file__).parents[2]
 LOOSE = {"near_duplicate_cosine": 1.0, "leak_cosine": 1.0}  # drawings of two shapes are all alike to a CLIP
@@ -94,6 +94,10 @@ def test_each_round_waits_for_the_labels_of_the_one_before(world: Path) -> None:
             run = campaigns.get_run(stores.db, run_id=run_id)
             assert (run.series, run.round) == (1, number)
             assert run.found["answers_learnt_from"] == 5 * (number - 1)
+            earlier = progress.hits_of_the_best(stores, campaigns.get_campaign(stores.db, name="c"))
+            best = [c.score for c in campaigns.candidates_of(stores.db, run_id=run_id) if c.arm is Arm.EXPLOIT]
+            likely = outlook.next_yield(earlier, np.asarray(best))
+            assert run.found["expected_hits"]["expected"] == pytest.approx(likely.share * len(best), abs=0.06)
     answer()
     before = rows_by_table()
     assert go(wanted) == run_id
