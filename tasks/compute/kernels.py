@@ -158,17 +158,31 @@ class _Screen:
         longest = float(np.linalg.norm(kernels.probes.astype(np.float64), axis=1).max())
         error = 3 * HALF_ULP + 4 * HALF_ULP**2 + kernels.probes.shape[1] * 2.0**-22
         self._slack = 1.001 * error * longest  # norms are rounded, too
+        self._own = threading.local()
 
     def bounds(self, wide: torch.Tensor) -> torch.Tensor:
         """No less than the scores (n,) of rows (n, dim) in fp32; NaN for rows that are not finite."""
-        narrow = wide.bfloat16().T
+        rows, products = self._buffers()
+        narrow = rows[: len(wide)].copy_(wide).T
         margins: torch.Tensor = torch.linalg.vector_norm(wide, dim=1) * self._slack
         best = torch.full((len(wide),), -torch.inf)
         for probes, offsets in self._probes:
-            products = probes @ narrow
-            shifted = products.float().sub_(offsets) if self._shifted else products
+            out = products[: len(probes), : len(wide)]
+            torch.mm(probes, narrow, out=out)
+            shifted = out.float().sub_(offsets) if self._shifted else out
             torch.maximum(best, shifted.amax(dim=0).float(), out=best)
         return best + margins
+
+    def _buffers(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Room of the calling thread's own: memory that is asked for anew each time is given page by page."""
+        if not hasattr(self._own, "buffers"):
+            probes, dim = max(len(probes) for probes, _ in self._probes), self._probes[0][0].shape[1]
+            self._own.buffers = (
+                torch.empty(GEMM_ROWS, dim, dtype=torch.bfloat16),
+                torch.empty(probes, GEMM_ROWS, dtype=torch.bfloat16),
+            )
+        buffers: tuple[torch.Tensor, torch.Tensor] = self._own.buffers
+        return buffers
 
 
 @cache
