@@ -83,7 +83,7 @@ class Kernels:
 
     def _gemm(self, rows: Rows, least: float) -> Scores:
         """Many probes: rows that surely score below `least` are spared the exact products, as long as most rows do."""
-        bounds = self._bounds(rows, least) if self._screen is not None and np.isfinite(least) else None
+        bounds = self._bounds(self._screen, rows, least) if self._screen is not None and np.isfinite(least) else None
         if bounds is None:
             return self._exact(rows)
         left = np.flatnonzero(~(bounds < least))  # NaN is left, to be found out
@@ -91,12 +91,11 @@ class Kernels:
             bounds[left] = self._exact(rows[left])
         return bounds
 
-    def _bounds(self, rows: Rows, least: float) -> Scores | None:
+    def _bounds(self, screen: _Screen, rows: Rows, least: float) -> Scores | None:
         """No less than the scores (n,); None where too few of the first rows are below `least` for that to pay."""
-        assert self._screen is not None
         bounds = np.empty(len(rows), dtype=np.float32)
         for place, part in self._parts(rows):
-            bounds[place] = self._screen.bounds(part)
+            bounds[place] = screen.bounds(part)
             if not place.start and np.mean(bounds[place] < least) < SCREENED_OUT:
                 return None
         return bounds
@@ -182,7 +181,8 @@ class _Screen:
             torch.mm(probes, narrow, out=out)
             shifted = out.float().sub_(offsets) if self._shifted else out
             torch.maximum(best, shifted.amax(dim=0).float(), out=best)
-        return best.numpy() + self._slack * norms(wide.numpy())
+        bounds: Scores = best.numpy() + self._slack * norms(wide.numpy())
+        return bounds
 
     def _buffers(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Room of the calling thread's own: memory that is asked for anew each time is given page by page."""
