@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tasks.compute import kernels, scan
+from tasks.compute import kernels, scan, screens
 
 
 def unit(rows: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -19,6 +19,14 @@ def unit(rows: NDArray[np.float64]) -> NDArray[np.float32]:
 
 def some(count: int, dim: int = 16, seed: int = 1) -> NDArray[np.float32]:
     return unit(np.random.default_rng(seed).normal(size=(count, dim)))
+
+
+SCREENS = [["avx512_vnni"], ["avx512_bf16"], []]  # what a processor can multiply
+
+
+def only(able: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processor have these products and no others."""
+    monkeypatch.setattr(screens, "multiplies", lambda *names: bool({*names} & {*able}))
 
 
 def by_hand(
@@ -30,7 +38,7 @@ def by_hand(
 
 
 @pytest.mark.parametrize("sizes", [[50], [7, 0, 30, 13], [scan.BLOCK_ROWS + 5, 3]])
-@pytest.mark.parametrize("probes", [1, 5, kernels.GEMM_PROBES + 3])
+@pytest.mark.parametrize("probes", [1, 5, screens.PROBES_AT_ONCE + 3])
 @pytest.mark.parametrize("dim", [16, 13])
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
 def test_the_scan_equals_a_full_sort_however_the_rows_are_sharded(
@@ -65,10 +73,12 @@ def test_only_allowed_rows_are_returned(share: float, probes: int) -> None:
 
 
 @pytest.mark.parametrize("offsets", [0.0, 0.3])
-@pytest.mark.parametrize("able", [True, False])
-def test_rows_that_are_screened_out_change_nothing(able: bool, offsets: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: able)
-    rows, looked_for = some(5 * scan.BLOCK_ROWS, 64).astype(np.float16), some(kernels.GEMM_PROBES + 9, 64, seed=2)
+@pytest.mark.parametrize("able", SCREENS)
+def test_rows_that_are_screened_out_change_nothing(
+    able: list[str], offsets: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(able, monkeypatch)
+    rows, looked_for = some(5 * scan.BLOCK_ROWS, 64).astype(np.float16), some(screens.PROBES_AT_ONCE + 9, 64, seed=2)
     shifts = np.linspace(0, offsets, len(looked_for), dtype=np.float32)
     found = scan.best(looked_for, [rows[:70_000], rows[70_000:]], keep=50, offsets=shifts)
     expected = by_hand(rows, looked_for, 50, shifts)
@@ -76,24 +86,51 @@ def test_rows_that_are_screened_out_change_nothing(able: bool, offsets: float, m
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
 
 
-def test_a_bound_is_never_below_the_score_and_close_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: True)
-    looked_for = some(kernels.SCREENED_FROM, 64, seed=2) * np.float32(20)
-    rows = np.concatenate([some(3_000, 64), some(300, 64) * np.float32(1e4), some(300, 64) * np.float32(1e-4)])
-    exact = (rows.astype(np.float64) @ looked_for.T.astype(np.float64)).max(axis=1)
-    screen = kernels.Kernels(looked_for, None)._screen
-    assert screen is not None
-    parts = torch.from_numpy(rows).split(kernels.GEMM_ROWS)
-    bounds = np.concatenate([screen.bounds(part) for part in parts])
-    assert (bounds >= exact).all()
-    assert (bounds - exact <= 0.02 * 20 * np.linalg.norm(rows, axis=1)).all()
-
-
-@pytest.mark.parametrize("screened", [True, False])
-def test_a_row_that_is_not_finite_is_named_after_the_ranking_is_full(
-    screened: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("screen", "slack"), [(screens.Whole, 0.06), (screens.Brief, 0.02)])
+def test_a_bound_is_never_below_the_score_and_close_to_it(
+    screen: type[screens.Whole | screens.Brief], slack: float
 ) -> None:
-    monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: screened)
+    looked_for = some(screens.PROBES_AT_ONCE + 3, 64, seed=2) * np.float32(20)
+    offsets = np.linspace(-3, 3, len(looked_for), dtype=np.float32)
+    for shift in (offsets, np.zeros_like(offsets)):
+        bounding = screen(looked_for, shift)
+        for size in (1.0, 1e4, 1e-4):
+            rows = some(3_000, 64) * np.float32(size)
+            exact = (rows.astype(np.float64) @ looked_for.T.astype(np.float64) - shift).max(axis=1)
+            bounds = bounding.bounds(torch.from_numpy(rows.copy()), screens.largest(rows))
+            assert (bounds >= exact).all()
+            assert (bounds - exact <= slack * 20 * size + 0.02 * np.abs(shift).max()).all()
+
+
+def test_a_dimension_that_dwarfs_the_others_is_left_to_the_wider_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, looked_for = some(9 * scan.BLOCK_ROWS, 64), some(kernels.SCREENED_FROM, 64, seed=2)
+    rows[:, 0] += 50
+    looked_for[:, 0] = 0
+    used: list[str] = []
+    for screen in (screens.Whole, screens.Brief):
+        said = screen.bounds
+        monkeypatch.setattr(screen, "bounds", lambda *args, s=said, n=screen.__name__: (used.append(n), s(*args))[1])
+    only(["avx512_vnni", "avx512_bf16"], monkeypatch)
+    found = scan.best(looked_for, [rows], keep=20)
+    assert found.rows.tolist() == by_hand(rows, looked_for, 20).rows.tolist()
+    assert set(used) == {"Whole", "Brief"}
+
+
+def test_the_largest_number_is_found_whatever_its_sign() -> None:
+    for kind in (np.float16, np.float32):
+        rows = np.asarray([[0.5, -0.25], [-0.75, 0.0]], kind)
+        assert (screens.largest(rows), screens.largest(-rows), screens.largest(rows[:0])) == (0.75, 0.75, 0.0)
+        rows[0, 0] = -np.inf
+        assert not np.isfinite(screens.largest(rows))
+        rows[0, 0] = np.nan
+        assert not np.isfinite(screens.largest(rows))
+
+
+@pytest.mark.parametrize("able", SCREENS)
+def test_a_row_that_is_not_finite_is_named_after_the_ranking_is_full(
+    able: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(able, monkeypatch)
     rows = some(4 * scan.BLOCK_ROWS)
     rows[-7, 3] = np.nan
     with pytest.raises(ValueError, match=f"row {len(rows) - 7} .* not finite"):
