@@ -24,7 +24,7 @@ from faiss.contrib.ondisk import merge_ondisk
 from numpy.typing import NDArray
 
 from tasks.compute import scan
-from tasks.compute.kernels import Rows
+from tasks.compute.blocks import Rows
 from tasks.compute.scan import Ranked
 
 Maker = Callable[[Path], None]  # writes a file

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,18 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.compute import screens
+from tasks.compute import blocks, screens
+from tasks.compute.blocks import Room, Rows, as_tensor
 from tasks.compute.screens import PROBES_AT_ONCE, Screen
 
 _faiss: Any = faiss  # its type stubs lack much of what is used here
 
-# 2,048 rows × 512 dimensions in fp32 are 4 MB: few calls, and still converted, multiplied and reduced within the caches.
-GEMM_ROWS = 2_048
 FUSED_MULTIPLE = 16  # dimensions that faiss's AVX code for float16 takes at a time; others go one by one
 SCREENED_FROM = 24  # probes from which narrower products pay, the bound and a second look included
-SCREENED_OUT = 0.75  # share of rows that must be screened out for it to pay
+SCREENED_OUT = 0.6  # share of rows that must be screened out for it to pay
 
-Rows = NDArray[np.float16] | NDArray[np.float32]
 Scores = NDArray[np.float32]
 Kernel = Callable[[Rows], Scores]
 
@@ -31,7 +28,10 @@ Kernel = Callable[[Rows], Scores]
 class Kernels:
     """Ways to score rows against the same probes: which is fastest depends on their number and on how rows are stored."""
 
-    def __init__(self, probes: NDArray[np.float32], offsets: NDArray[np.float32] | None) -> None:
+    def __init__(
+        self, probes: NDArray[np.float32], offsets: NDArray[np.float32] | None, like: Rows | None = None
+    ) -> None:
+        """probes (p, dim), offsets (p,); like (n, dim): some of the rows to come, where there are many."""
         self.probes = np.ascontiguousarray(probes, dtype=np.float32)
         self.offsets = np.zeros(len(probes), np.float32) if offsets is None else np.asarray(offsets, dtype=np.float32)
         if probes.ndim != 2 or not probes.size or self.offsets.shape != (len(probes),):
@@ -40,8 +40,10 @@ class Kernels:
         if not finite.all():
             raise ValueError(f"probe {int(np.argmin(finite))} holds NaN or infinity; make it from other exemplars")
         self._shifted = bool(self.offsets.any())
-        self._screens = screens.screens(self.probes, self.offsets) if len(probes) >= SCREENED_FROM else []
-        self._own = threading.local()
+        self._screen: Screen | None = None
+        if like is not None and len(probes) >= SCREENED_FROM and screens.quick():
+            self._screen = Screen(self.probes, self.offsets, like)
+        self._room = Room()
 
     def of(self, rows: Rows, least: float = -np.inf) -> Kernel:
         """The fastest for these rows. Scores below `least` may come out higher than they are, but still below it."""
@@ -84,41 +86,36 @@ class Kernels:
 
     def _gemm(self, rows: Rows, least: float) -> Scores:
         """Many probes: rows that surely score below `least` are spared the exact products, as long as most rows do."""
-        for screen in self._screens if np.isfinite(least) else []:
-            bounds = self._bounds(screen, rows, least)
-            if bounds is not None:
-                left = np.flatnonzero(~(bounds < least))  # NaN is left, to be found out
-                bounds[left] = self._exact(rows[left])
-                return bounds
-        return self._exact(rows)
+        bounds = self._bounds(self._screen, rows, least) if self._screen is not None and np.isfinite(least) else None
+        if bounds is None:
+            return self._exact(rows)
+        left = np.flatnonzero(~(bounds < least))  # NaN is left, to be found out
+        bounds[left] = self._exact(rows[left])
+        return bounds
 
     def _bounds(self, screen: Screen, rows: Rows, least: float) -> Scores | None:
         """No less than the scores (n,); None where too few of the first rows are below `least` for that to pay."""
-        bounds = np.empty(len(rows), dtype=np.float32)
-        wide, _ = self._buffers()
-        for place, part in _parts(rows):
-            biggest = screens.largest(part)
-            bounds[place] = screen.bounds(wide[: len(part)].copy_(as_tensor(part)), biggest)
-            if not place.start and np.mean(bounds[place] < least) < SCREENED_OUT:
-                return None
-        return bounds
+        first = screen.bounds(rows[: blocks.PART_ROWS])
+        if np.mean(first < least) < SCREENED_OUT:
+            return None
+        return np.concatenate([first, screen.bounds(rows[blocks.PART_ROWS :])])
 
     def _exact(self, rows: Rows) -> Scores:
-        """Scores (n,). Torch widens rows ten times as fast as numpy."""
+        """Scores (n,)."""
         scores = np.empty(len(rows), dtype=np.float32)
-        wide, products = self._buffers()
-        for place, part in _parts(rows):
-            stored = as_tensor(part)
-            whole = stored.contiguous() if stored.dtype == torch.float32 else wide[: len(part)].copy_(stored)
-            scores[place] = self._multiply(whole, products).numpy()
+        stored = as_tensor(rows)
+        for place in blocks.parts(rows):
+            part = stored[place]
+            wide = part.contiguous() if part.dtype == torch.float32 else self._room.wide(part)
+            scores[place] = self._multiply(wide).numpy()
         return scores
 
-    def _multiply(self, part: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
+    def _multiply(self, part: torch.Tensor) -> torch.Tensor:
         """Scores (n,) of widened rows (n, dim)."""
         found = torch.full((len(part),), -torch.inf)
         for first in range(0, len(self.probes), PROBES_AT_ONCE):
             probes, offsets = self.some(first)
-            out = products[: len(probes), : len(part)]
+            out = self._room.take("products", (len(probes), len(part)), torch.float32)
             torch.mm(probes, part.T, out=out)
             if self._shifted:
                 out.sub_(offsets)
@@ -131,16 +128,6 @@ class Kernels:
         probes, offsets = torch.from_numpy(self.probes[few]), torch.from_numpy(self.offsets[few, None])
         return probes.to(device), offsets.to(device)
 
-    def _buffers(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Room of the calling thread's own for widened rows and for products."""
-        if not hasattr(self._own, "buffers"):
-            self._own.buffers = (
-                torch.empty(GEMM_ROWS, self.probes.shape[1]),
-                torch.empty(min(len(self.probes), PROBES_AT_ONCE), GEMM_ROWS),
-            )
-        buffers: tuple[torch.Tensor, torch.Tensor] = self._own.buffers
-        return buffers
-
     def on_device(self, rows: torch.Tensor) -> torch.Tensor:
         """Scores (n,) of rows (n, dim) where they lie."""
         wide = rows.float()
@@ -149,23 +136,3 @@ class Kernels:
             probes, offsets = self.some(first, rows.device)
             found = torch.maximum(found, (probes @ wide.T).sub_(offsets).amax(dim=0))
         return found
-
-
-def _parts(rows: Rows) -> Iterator[tuple[slice, Rows]]:
-    """Rows a cacheful at a time, and where they are."""
-    for start in range(0, len(rows), GEMM_ROWS):
-        place = slice(start, min(start + GEMM_ROWS, len(rows)))
-        yield place, rows[place]
-
-
-class _Readable:
-    """An array's memory without its read-only mark, which torch would warn of. Nothing here writes to it."""
-
-    def __init__(self, array: NDArray[Any]) -> None:
-        self._array = array  # kept alive with the view
-        self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
-
-
-def as_tensor(rows: Rows) -> torch.Tensor:
-    """The same memory as a tensor."""
-    return torch.from_numpy(np.asarray(_Readable(rows)))

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import repeat
+from itertools import chain, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from tasks.compute.kernels import Kernel, Kernels, Rows, Scores, as_tensor
+from tasks.compute.blocks import Rows, as_tensor
+from tasks.compute.kernels import Kernel, Kernels, Scores
 
 # What a thread takes at a time. Long enough that waiting for Python's lock between blocks does not show, short enough
 # that the cores end together.
 BLOCK_ROWS = 16_384
+LIKE_ROWS = 2_048  # of the first block, to know what rows are like
 # A GPU wants more at a time: 131,072 × 512 in fp32 are 256 MB of its memory.
 DEVICE_ROWS = 131_072
 
@@ -68,10 +70,12 @@ def best(
     never returned. first_row: the corpus row that the first shard begins at; parts scanned apart go to `merge`.
     Memory is a few blocks, whatever the corpus. Raises ValueError for a row or probe that has NaN or infinity in it.
     """
-    kernels = Kernels(probes, offsets)
     top = _Top(keep)
     masks = repeat(None) if allowed is None else allowed
     blocks = _blocks(shards, masks, first_row, dim=probes.shape[1], size=BLOCK_ROWS if device == "cpu" else DEVICE_ROWS)
+    first = next(blocks, None)
+    kernels = Kernels(probes, offsets, like=None if first is None else first.vectors[:LIKE_ROWS])
+    blocks = blocks if first is None else chain([first], blocks)
     if device == "cpu":
         _on_all_cores(lambda block: _score(block, kernels.of(block.vectors, top.least), top), blocks, top.rise)
     else:
@@ -176,20 +180,23 @@ def _on_all_cores(work: Callable[[_Block], None], blocks: Iterator[_Block], rise
 
     Threads over blocks, each with single-threaded kernels, keep 90 % of the cores' speed; a GEMM that is threaded
     inside waits at a barrier every millisecond, and falls to a tenth when another process uses a core. `rise` is called
-    when all of 1, 2, 4, 8, … blocks are done: what they tell of the ranking is known to the blocks that follow, and to no
-    others, so that the same scan takes the same ways, to the last bit, whatever the threads.
+    each time that twice as many rows are done: what they tell of the ranking is known to the blocks that follow, and to
+    no others, so that the same scan takes the same ways, to the last bit, whatever the threads.
     """
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ahead: deque[Future[None]] = deque()
+    rows, due = 0, BLOCK_ROWS
     with ThreadPoolExecutor(workers, thread_name_prefix="scan", initializer=_one_thread_each) as pool:
         try:
-            for number, block in enumerate(blocks, start=1):
+            for block in blocks:
                 ahead.append(pool.submit(work, block))
-                doubled = number.bit_count() == 1
+                rows += len(block.vectors)
+                doubled = rows >= due
                 while len(ahead) > (0 if doubled else 2 * workers):
                     ahead.popleft().result()
                 if doubled:
                     rise()
+                    due = 2 * rows
             while ahead:
                 ahead.popleft().result()
         finally:

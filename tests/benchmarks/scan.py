@@ -29,7 +29,7 @@ HOUSE = Path(__file__).parents[2]
 sys.path.insert(0, str(HOUSE))
 
 from tasks import indexing  # noqa: E402
-from tasks.compute import index, kernels, scan  # noqa: E402
+from tasks.compute import blocks, index, kernels, scan  # noqa: E402
 
 OnCores = Callable[[Callable[[int], object], Sequence[int]], object]
 
@@ -133,7 +133,7 @@ def _alone() -> None:
 def one_probe(folder: Path, size: Size, kind: type[np.float16 | np.float32], bar: float) -> list[Check]:
     """The limit is to read all bytes with all cores: a sum of 8-byte words."""
     rows, probe = stored(folder, size.rows, kind), some_probes(1)
-    words = kernels.as_tensor(rows).view(torch.int64)
+    words = blocks.as_tensor(rows).view(torch.int64)
     starts = range(0, len(rows), 16_384)
     with cores() as run:
         times = in_turn(

@@ -21,14 +21,6 @@ def some(count: int, dim: int = 16, seed: int = 1) -> NDArray[np.float32]:
     return unit(np.random.default_rng(seed).normal(size=(count, dim)))
 
 
-SCREENS = [["avx512_vnni"], ["avx512_bf16"], []]  # what a processor can multiply
-
-
-def only(able: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the processor have these products and no others."""
-    monkeypatch.setattr(screens, "multiplies", lambda *names: bool({*names} & {*able}))
-
-
 def by_hand(
     rows: scan.Rows, probes: NDArray[np.float32], keep: int, offsets: NDArray[np.float32] | float = 0.0
 ) -> scan.Ranked:
@@ -73,12 +65,13 @@ def test_only_allowed_rows_are_returned(share: float, probes: int) -> None:
 
 
 @pytest.mark.parametrize("offsets", [0.0, 0.3])
-@pytest.mark.parametrize("able", SCREENS)
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+@pytest.mark.parametrize("quick", [True, False])
 def test_rows_that_are_screened_out_change_nothing(
-    able: list[str], offsets: float, monkeypatch: pytest.MonkeyPatch
+    quick: bool, offsets: float, kind: type[np.float16 | np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    only(able, monkeypatch)
-    rows, looked_for = some(5 * scan.BLOCK_ROWS, 64).astype(np.float16), some(screens.PROBES_AT_ONCE + 9, 64, seed=2)
+    monkeypatch.setattr(screens, "quick", lambda: quick)
+    rows, looked_for = some(5 * scan.BLOCK_ROWS, 64).astype(kind), some(screens.PROBES_AT_ONCE + 9, 64, seed=2)
     shifts = np.linspace(0, offsets, len(looked_for), dtype=np.float32)
     found = scan.best(looked_for, [rows[:70_000], rows[70_000:]], keep=50, offsets=shifts)
     expected = by_hand(rows, looked_for, 50, shifts)
@@ -86,51 +79,42 @@ def test_rows_that_are_screened_out_change_nothing(
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
 
 
-@pytest.mark.parametrize(("screen", "slack"), [(screens.Whole, 0.06), (screens.Brief, 0.02)])
-def test_a_bound_is_never_below_the_score_and_close_to_it(
-    screen: type[screens.Whole | screens.Brief], slack: float
-) -> None:
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_a_bound_is_never_below_the_score_and_close_to_it(shift: float, kind: type[np.float16 | np.float32]) -> None:
     looked_for = some(screens.PROBES_AT_ONCE + 3, 64, seed=2) * np.float32(20)
-    offsets = np.linspace(-3, 3, len(looked_for), dtype=np.float32)
-    for shift in (offsets, np.zeros_like(offsets)):
-        bounding = screen(looked_for, shift)
-        for size in (1.0, 1e4, 1e-4):
-            rows = some(3_000, 64) * np.float32(size)
-            exact = (rows.astype(np.float64) @ looked_for.T.astype(np.float64) - shift).max(axis=1)
-            bounds = bounding.bounds(torch.from_numpy(rows.copy()), screens.largest(rows))
-            assert (bounds >= exact).all()
-            assert (bounds - exact <= slack * 20 * size + 0.02 * np.abs(shift).max()).all()
+    offsets = np.linspace(-shift, shift, len(looked_for), dtype=np.float32)
+    for size in (1.0, 1e3, 1e-3):
+        rows = (some(3_000, 64) * np.float32(size)).astype(kind)
+        exact = (rows.astype(np.float64) @ looked_for.T.astype(np.float64) - offsets).max(axis=1)
+        bounds = screens.Screen(looked_for, offsets, rows).bounds(rows)
+        assert (bounds >= exact).all()
+        assert (bounds - exact <= 0.05 * 20 * size + 0.001 * shift).all()
 
 
-def test_a_dimension_that_dwarfs_the_others_is_left_to_the_wider_screen(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, looked_for = some(9 * scan.BLOCK_ROWS, 64), some(kernels.SCREENED_FROM, 64, seed=2)
-    rows[:, 0] += 50
-    looked_for[:, 0] = 0
-    used: list[str] = []
-    for screen in (screens.Whole, screens.Brief):
-        said = screen.bounds
-        monkeypatch.setattr(screen, "bounds", lambda *args, s=said, n=screen.__name__: (used.append(n), s(*args))[1])
-    only(["avx512_vnni", "avx512_bf16"], monkeypatch)
-    found = scan.best(looked_for, [rows], keep=20)
-    assert found.rows.tolist() == by_hand(rows, looked_for, 20).rows.tolist()
-    assert set(used) == {"Whole", "Brief"}
+def test_dimensions_that_are_large_in_all_rows_do_not_blunt_the_screen() -> None:
+    rows, looked_for = some(3_000, 64), some(30, 64, seed=2)
+    rows[:, 7] += 20
+    exact = (rows.astype(np.float64) @ looked_for.T.astype(np.float64)).max(axis=1)
+    bounds = screens.Screen(looked_for, np.zeros(30, np.float32), rows[:1_000]).bounds(rows)
+    assert (bounds >= exact).all()
+    assert (bounds - exact <= 0.05).all()
 
 
-def test_the_largest_number_is_found_whatever_its_sign() -> None:
-    for kind in (np.float16, np.float32):
-        rows = np.asarray([[0.5, -0.25], [-0.75, 0.0]], kind)
-        assert (screens.largest(rows), screens.largest(-rows), screens.largest(rows[:0])) == (0.75, 0.75, 0.0)
-        rows[0, 0] = -np.inf
-        assert not np.isfinite(screens.largest(rows))
-        rows[0, 0] = np.nan
-        assert not np.isfinite(screens.largest(rows))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_the_screen_lets_through_what_is_not_finite(value: float, kind: type[np.float16 | np.float32]) -> None:
+    rows = some(300).astype(kind)
+    rows[100, 3] = value
+    bounds = screens.Screen(some(30, seed=2), np.zeros(30, np.float32), rows[:0]).bounds(rows)
+    assert np.flatnonzero(np.isnan(bounds)).tolist() == [100]
 
 
-@pytest.mark.parametrize("able", SCREENS)
+@pytest.mark.parametrize("quick", [True, False])
 def test_a_row_that_is_not_finite_is_named_after_the_ranking_is_full(
-    able: list[str], monkeypatch: pytest.MonkeyPatch
+    quick: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    only(able, monkeypatch)
+    monkeypatch.setattr(screens, "quick", lambda: quick)
     rows = some(4 * scan.BLOCK_ROWS)
     rows[-7, 3] = np.nan
     with pytest.raises(ValueError, match=f"row {len(rows) - 7} .* not finite"):
