@@ -16,7 +16,8 @@ from models.states import Arm, Split
 from storage import campaigns, corpora, labels, vectors
 from storage.stores import Stores
 from tasks import features
-from tasks.compute import portable, selection
+from tasks.compute import contrast, portable, selection
+from tasks.compute.contrast import Contrast
 from tasks.compute.portable import Scorer
 from tasks.pool import Pool
 
@@ -46,6 +47,7 @@ class Case(NamedTuple):
     scorer: Scorer | None  # None: by chance alone
     ranking: Ranking | None  # None: by chance alone
     classes_of: ClassesOf | None
+    contrast: Contrast | None = None  # a second opinion on the best
 
 
 class Selected(NamedTuple):
@@ -113,7 +115,7 @@ def choose(case: Case, *, budget: int) -> Selected:
 
 def choose_among(case: Case, rows: NDArray[np.int64], *, budget: int) -> Selected:
     """The best of these rows alone, up to `budget`."""
-    ranked = _sorted(_look_at(case, rows))
+    ranked = _sorted(case, _look_at(case, rows))
     nobody = ranked.at(np.empty(0, np.int64))
     ranked = _without(ranked, nobody, case.policy)
     best = _pick(case, ranked, budget)
@@ -141,7 +143,7 @@ def _best(case: Case, ranking: Ranking, drawn: Ranked, wanted: int) -> tuple[Ran
     """Look deeper down the ranking until the best arm is full, or the pool or the least score ends it."""
     depth = max(1_000, 4 * case.policy.budget)
     while True:
-        ranked = _sorted(_look_at(case, ranking(depth)))
+        ranked = _sorted(case, _look_at(case, ranking(depth)))
         exhausted = len(ranked.rows) < depth
         ranked = _without(ranked, drawn, case.policy)
         found = _pick(case, ranked, wanted)
@@ -150,10 +152,10 @@ def _best(case: Case, ranking: Ranking, drawn: Ranked, wanted: int) -> tuple[Ran
         depth *= 4
 
 
-def _sorted(ranked: Ranked) -> Ranked:
-    """By the score that is kept, which rounds otherwise than the scan's, evened out among neighbours; ties in corpus order."""
+def _sorted(case: Case, ranked: Ranked) -> Ranked:
+    """By the score that is kept, which rounds otherwise than the scan's, and what else is known; ties in corpus order."""
     by_score = ranked.at(np.lexsort((ranked.rows, -ranked.scored.raw)))
-    merits = selection.agreed(by_score.taken.vectors, by_score.scored.raw)
+    merits = contrast.merits(by_score.taken.vectors, by_score.scored.raw, case.contrast)
     return by_score._replace(merits=merits).at(np.lexsort((by_score.rows, -merits)))
 
 

@@ -69,6 +69,7 @@ def mine(stores: Stores, run: CampaignRun) -> Outcome:
         scorer=aim.scorer,
         ranking=scanning.ranking(stores, run, aim.scorer, searched) if aim.scorer else None,
         classes_of=_classes_of(stores, run),
+        contrast=aim.probes.contrast if aim.probes else None,
     )
 
     selected = choosing.choose(case, budget=policy.round_budget(run.round))
@@ -108,8 +109,8 @@ def save_candidates(
             rank=rank,
             score=float(selected.scores[rank]),
             score_version=version,
-            nearest_exemplar=shown.sample_ids[int(cosines[rank].argmax())],
-            similarity=float(cosines[rank].max()),
+            nearest_exemplar=shown.sample_ids[int(cosines[rank].argmax())] if shown.sample_ids else "",
+            similarity=float(cosines[rank].max(initial=-1.0)),
             prototype=int(selected.prototypes[rank]),
             near_duplicates=int(selected.stands_for[rank]),
             arm=selected.arms[rank],

@@ -65,7 +65,7 @@ def aim(stores: Stores, run: CampaignRun, policy: SelectionPolicy, pool: Pool) -
     adequacy = outlook.adequacy(first.held_out, first.background)
     probes = first
     if policy.strategy != "nearest":
-        probes = feedback.refine(first, shown.exemplars, history, behind, shrinkage=policy.shrinkage)
+        probes = feedback.refine(first, shown.exemplars, history, behind)
 
     _require_sight(campaign, encoder, policy, adequacy)
     return Aim(shown, probes, adequacy, history)
@@ -136,7 +136,11 @@ def _require_sense(campaign: Campaign, exemplars: scoring.Exemplars) -> None:
             f"campaign '{campaign.name}': its {len(alike)} exemplars are one image to this encoder; add others with: "
             "dipnet issue add"
         )
-    if len(exemplars.negative) and (exemplars.positive @ exemplars.negative.T).max() >= SAME:
+    if (
+        len(exemplars.positive)
+        and len(exemplars.negative)
+        and (exemplars.positive @ exemplars.negative.T).max() >= SAME
+    ):
         raise BadInput(
             f"campaign '{campaign.name}': the same image is a positive and a negative exemplar to this encoder; add it "
             "again with the sign that is right: dipnet issue add"

@@ -30,17 +30,15 @@ def refine(
     exemplars: scoring.Exemplars,
     answers: Answers,
     behind: scoring.Background,
-    *,
-    shrinkage: float,
 ) -> scoring.Probes:
     """A logistic probe, shrunk toward what the zero-feedback probe would be if hits were exemplars; hits are prototypes.
 
     Naive feedback can be worse than none, hence the shrinkage. Source: SeeSaw (arXiv 2208.06497). Without answers it is
     the zero-feedback probe, and misses alone cannot take it far from there.
     """
-    if not len(answers.hits):
+    if not len(answers.hits) or found.way is None:
         return found
-    where = scoring.space(behind, shrinkage=shrinkage)
+    way, where = found.way, found.way.where
     positive, negative = where.place(exemplars.positive), where.place(exemplars.negative)
     told = where.place(answers.vectors)
     rows = np.vstack([positive, negative, told, where.rows[: scoring.UNLABELLED]])
@@ -50,9 +48,14 @@ def refine(
     costs = np.concatenate([np.ones(len(positive) + len(negative)), answers.weights, behind_costs])
 
     shown = np.vstack([positive, told[answers.hits]])
-    prior = logistic.Line(scoring.common(where, shown, negative), BIAS)
+    prior = logistic.Line(way.towards(shown, negative), BIAS)
     learnt = logistic.fit(rows, hits, costs, prior=prior, strength=STRENGTH).weights
-    return _rescaled(found, scoring.lines_of(where, where.unit(learnt), shown, own=OWN), exemplars, answers, behind)
+    lines = scoring.lines_of(where, where.unit(learnt), shown, own=OWN * way.own)
+    again = _rescaled(found, lines, exemplars, answers, behind)
+    if found.contrast is None:
+        return again
+    hits_too = np.vstack([exemplars.positive, answers.vectors[answers.hits]])
+    return again._replace(contrast=scoring.contrast_of(way, hits_too, behind))
 
 
 def _rescaled(
@@ -79,4 +82,5 @@ def _rescaled(
     )
     logits = (found.held_out - found.scorer.middle) / found.scorer.spread
     held_out = logits * scorer.spread + scorer.middle
-    return scoring.Probes(scorer, lines.members[: len(exemplars.positive)], held_out, raw, lines.shared)
+    members = lines.members[: len(exemplars.positive)]
+    return scoring.Probes(scorer, members, held_out, raw, lines.shared, found.way, found.contrast)

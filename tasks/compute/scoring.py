@@ -11,6 +11,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from tasks.compute import logistic
+from tasks.compute.contrast import Contrast, contrast
 from tasks.compute.portable import Scorer
 
 Matrix = NDArray[np.float64]
@@ -96,6 +97,14 @@ class Space(NamedTuple):
         return direction / spread if spread > 0 else direction
 
 
+class Way(NamedTuple):
+    """How lines are made of exemplars, so that more can be made likewise once there are answers."""
+
+    where: Space
+    towards: Callable[[Matrix, Matrix], Matrix]  # the direction (dim,) that positives and negatives share, all whitened
+    own: float  # weight of a prototype's own direction, as a part of what it would be for the strategy probe
+
+
 class Probes(NamedTuple):
     """What to scan with, the probe that each positive exemplar belongs to, and how exemplars score unseen."""
 
@@ -104,6 +113,8 @@ class Probes(NamedTuple):
     held_out: Matrix  # (k,) raw scores of exemplars by probes that had not seen them; empty for one exemplar
     background: Matrix  # (m,) raw scores of background rows
     shared: Matrix  # (dim,) the direction that all lines share, in the whitened space; empty for the strategy nearest
+    way: Way | None = None  # None for the strategy nearest
+    contrast: Contrast | None = None  # a second opinion on the best rows; for the strategy probe
 
 
 class Lines(NamedTuple):
@@ -157,14 +168,35 @@ def probe(exemplars: Exemplars, behind: Background, options: Options, *, words: 
     A score is 0.5 half-way between the average corpus image and a typical exemplar that the probes have not seen; it is
     about 0.12 for the former and 0.88 for the latter.
     """
-    round_space = space(behind, shrinkage=options.shrinkage)
     if options.strategy == "nearest":
         return calibrated(nearest, exemplars, behind, version="nearest-2")
+    way = _way(space(behind, shrinkage=options.shrinkage), options, words)
     if options.strategy == "text":
-        if words is None:
-            raise ValueError("the strategy text needs words")
-        return calibrated(_text_maker(round_space, words, options), exemplars, behind, version="text-1")
-    return calibrated(_probe_maker(round_space), exemplars, behind, version="probe-1")
+        return calibrated(_maker(way), exemplars, behind, version="text-1")._replace(way=way)
+    found = calibrated(_maker(way), exemplars, behind, version="probe-1")
+    return found._replace(way=way, contrast=contrast_of(way, exemplars.positive, behind))
+
+
+def contrast_of(way: Way, shown: NDArray[np.float32], behind: Background) -> Contrast:
+    """The second opinion that shown (p, dim) give."""
+    return contrast(shown, behind.rows, way.where.place(shown), way.where.rows)
+
+
+def _way(where: Space, options: Options, words: Words | None) -> Way:
+    """Exemplars alone; or what a prompt says beyond neutral ones, as a direction, mixed with theirs, or alone without any."""
+    if options.strategy != "text":
+        return Way(where, lambda positive, negative: common(where, positive, negative), 1.0)
+    if words is None:
+        raise ValueError("the strategy text needs words")
+    beyond = words.prompt.mean(axis=0, dtype=np.float64) - words.neutral.mean(axis=0, dtype=np.float64)
+    said, weight = where.unit(beyond @ where.whitening), options.text_weight
+
+    def mixed(positive: Matrix, negative: Matrix) -> Matrix:
+        if not len(positive) or weight == 1:
+            return said
+        return weight * said + (1 - weight) * common(where, positive, negative)
+
+    return Way(where, mixed, 1 - weight)
 
 
 def calibrated(make: Maker, exemplars: Exemplars, behind: Background, *, version: str) -> Probes:
@@ -208,11 +240,16 @@ def lines_of(where: Space, shared: Matrix, positive: Matrix, *, own: float) -> L
     Each own part is offset so that the same share of the background lies below zero: a prototype in a crowded region would
     otherwise win the max everywhere.
     """
-    centres, members = _gathered(positive)
+    centres, members = _gathered(positive) if own and len(positive) else _one_line(positive)
     own_units = own * np.stack([where.unit(centre) for centre in centres])
     crowding = np.quantile(where.rows @ own_units.T, PASSED, axis=0)
     vectors = (shared + own_units) @ where.whitening.T
     return Lines(vectors, vectors @ where.mean + crowding, members, shared)
+
+
+def _one_line(positive: Matrix) -> tuple[Matrix, NDArray[np.int64]]:
+    """Nothing of any positive's own: words alone."""
+    return np.zeros((1, positive.shape[1])), np.zeros(len(positive), dtype=np.int64)
 
 
 def _gathered(positive: Matrix) -> tuple[Matrix, NDArray[np.int64]]:
@@ -233,10 +270,10 @@ def _some(rows: Matrix, count: int) -> Matrix:
     return picked
 
 
-def _probe_maker(where: Space) -> Maker:
+def _maker(way: Way) -> Maker:
     def make(exemplars: Exemplars) -> Lines:
-        positive, negative = where.place(exemplars.positive), where.place(exemplars.negative)
-        return lines_of(where, common(where, positive, negative), positive, own=OWN)
+        positive, negative = way.where.place(exemplars.positive), way.where.place(exemplars.negative)
+        return lines_of(way.where, way.towards(positive, negative), positive, own=OWN * way.own)
 
     return make
 
@@ -250,23 +287,10 @@ def nearest(exemplars: Exemplars) -> Lines:
     return Lines(vectors, np.zeros(len(vectors)), np.arange(len(vectors)), np.empty(0))
 
 
-def _text_maker(where: Space, words: Words, options: Options) -> Maker:
-    """What the prompt says beyond neutral prompts, as a direction, mixed with that of the exemplars."""
-    beyond = words.prompt.mean(axis=0, dtype=np.float64) - words.neutral.mean(axis=0, dtype=np.float64)
-    said = where.unit(beyond @ where.whitening)
-
-    def make(exemplars: Exemplars) -> Lines:
-        positive, negative = where.place(exemplars.positive), where.place(exemplars.negative)
-        mixed = options.text_weight * said + (1 - options.text_weight) * common(where, positive, negative)
-        return lines_of(where, mixed, positive, own=OWN * (1 - options.text_weight))
-
-    return make
-
-
 def _held_out(make: Maker, exemplars: Exemplars) -> Matrix:
     """Raw scores of exemplars by lines made without them: in folds, or up to 200 of very many at once."""
     count = len(exemplars.positive)
-    if count == 1:
+    if count < 2:
         return np.empty(0)
     few = np.random.default_rng(0).permutation(count)[:CALIBRATED_BY]
     found = []

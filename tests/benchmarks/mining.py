@@ -22,7 +22,7 @@ from harness import Check, finish
 from numpy.typing import NDArray
 from protocol import Data, Trial
 
-from tasks.compute import classifier, feedback, neighbours, outlook, portable, scoring, selection
+from tasks.compute import classifier, contrast, feedback, neighbours, outlook, portable, scoring, selection
 
 SHRINKAGE = 0.1
 DIVERSITY, NEAR_DUPLICATE = 0.1, 0.995  # the defaults of a SelectionPolicy
@@ -67,32 +67,39 @@ def raw(found: scoring.Probes, rows: NDArray[np.float32]) -> NDArray[np.float32]
 
 def ranked(trial: Trial) -> NDArray[np.int64]:
     """The default policy's order of the pool, before near-duplicates and diversity."""
-    return in_order(trial, raw(probes(trial, background(trial)), trial.pool), trial.budget)[0]
+    found = probes(trial, background(trial))
+    return in_order(trial, found, raw(found, trial.pool), trial.budget)[0]
 
 
 def in_order(
-    trial: Trial, scores: NDArray[np.float32], budget: int, without: NDArray[np.bool_] | None = None
+    trial: Trial,
+    found: scoring.Probes,
+    scores: NDArray[np.float32],
+    budget: int,
+    without: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The top of a ranking and what it is ordered by, as tasks/choosing.py has them."""
     order = np.argsort(-scores if without is None else np.where(without, np.inf, -scores), kind="stable")
     order = order[: max(1_000, 4 * budget)]
-    merits = selection.agreed(trial.pool[order], scores[order].astype(np.float64))
+    merits = contrast.merits(trial.pool[order], scores[order].astype(np.float64), found.contrast)
     again = np.lexsort((order, -merits))
     return order[again], merits[again]
 
 
-def batch(trial: Trial, scores: NDArray[np.float32], budget: int, without: NDArray[np.bool_]) -> NDArray[np.int64]:
+def batch(
+    trial: Trial, found: scoring.Probes, scores: NDArray[np.float32], budget: int, without: NDArray[np.bool_]
+) -> NDArray[np.int64]:
     """A batch as the exploit arm chooses it."""
-    order, merits = in_order(trial, scores, trial.budget, without)
+    order, merits = in_order(trial, found, scores, trial.budget, without)
     order, merits = order[~without[order]], merits[~without[order]]
-    found = selection.choose(
+    chosen = selection.choose(
         trial.pool[order],
         merits,
         budget=budget,
         near_duplicate_cosine=NEAR_DUPLICATE,
         diversity=DIVERSITY,
     )
-    return order[found.places]
+    return order[chosen.places]
 
 
 class Round(NamedTuple):
@@ -118,7 +125,7 @@ def in_rounds(trial: Trial, *, around: int = 0, rounds: int = ROUNDS, each: int 
             outside[rows] = False
             scored = len(rows) / len(trial.pool)
         scores = raw(found, trial.pool)
-        taken = batch(trial, scores, each, labelled | outside)
+        taken = batch(trial, found, scores, each, labelled | outside)
         earlier = [(one.hits, len(one.rows)) for one in told]
         likely = portable.likeness(found.scorer, scores[taken].astype(np.float64))
         expected = outlook.next_yield(earlier, likely) if told else None
@@ -126,7 +133,7 @@ def in_rounds(trial: Trial, *, around: int = 0, rounds: int = ROUNDS, each: int 
         labelled[taken] = True
         rows = np.flatnonzero(labelled)
         answers = feedback.Answers(trial.pool[rows], trial.hits[rows], np.ones(len(rows)))
-        found = feedback.refine(first, shown(trial), answers, behind, shrinkage=SHRINKAGE)
+        found = feedback.refine(first, shown(trial), answers, behind)
     return told
 
 
@@ -159,8 +166,9 @@ def one_shot(train: Data, _: Data, seeds: list[int]) -> list[Check]:
 
 
 def _as_batch(trial: Trial) -> float:
-    scores = raw(probes(trial, background(trial)), trial.pool)
-    return float(trial.hits[batch(trial, scores, trial.budget, np.zeros(len(scores), np.bool_))].mean())
+    found = probes(trial, background(trial))
+    scores = raw(found, trial.pool)
+    return float(trial.hits[batch(trial, found, scores, trial.budget, np.zeros(len(scores), np.bool_))].mean())
 
 
 def several(train: Data, _: Data, seeds: list[int]) -> list[Check]:
@@ -315,7 +323,7 @@ def _dry_run(trial: Trial) -> tuple[outlook.Rate, float]:
     """What is expected of a batch, and its true yield."""
     found = probes(trial, background(trial))
     scores = raw(found, trial.pool)
-    top = in_order(trial, scores, trial.budget)[0][: trial.budget]
+    top = in_order(trial, found, scores, trial.budget)[0][: trial.budget]
     chosen = scores[top].astype(np.float64)
     told = outlook.expected_yield(found.held_out, found.background, chosen, pool=len(trial.pool))
     return told, float(trial.hits[top].mean())

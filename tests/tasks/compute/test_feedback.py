@@ -47,7 +47,7 @@ def test_without_answers_feedback_changes_nothing() -> None:
     rows, concept, exemplars = hidden_concept(0)
     found = probes(rows, exemplars)
     nobody = answers(rows, concept, np.empty(0, np.int64))
-    assert feedback.refine(found, scoring.Exemplars(exemplars, NONE), nobody, background(rows), shrinkage=0.1) is found
+    assert feedback.refine(found, scoring.Exemplars(exemplars, NONE), nobody, background(rows)) is found
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -56,11 +56,7 @@ def test_answers_sharpen_the_probe(seed: int) -> None:
     found = probes(rows, exemplars[:1])
     told = np.argsort(-portable.score(found.scorer, rows).raw)[:60]
     better = feedback.refine(
-        found,
-        scoring.Exemplars(exemplars[:1], NONE),
-        answers(rows, concept, told),
-        background(rows),
-        shrinkage=0.1,
+        found, scoring.Exemplars(exemplars[:1], NONE), answers(rows, concept, told), background(rows)
     )
     rest = np.setdiff1d(np.arange(len(rows)), told)
     assert precision(better, rows[rest], concept[rest]) > precision(found, rows[rest], concept[rest])
@@ -71,9 +67,7 @@ def test_misses_alone_do_not_make_the_probe_forget_its_exemplars() -> None:
     rows, concept, exemplars = hidden_concept(0)
     found = probes(rows, exemplars)
     misses = np.flatnonzero(~concept)[:60]
-    after = feedback.refine(
-        found, scoring.Exemplars(exemplars, NONE), answers(rows, concept, misses), background(rows), shrinkage=0.1
-    )
+    after = feedback.refine(found, scoring.Exemplars(exemplars, NONE), answers(rows, concept, misses), background(rows))
     assert precision(after, rows, concept) > precision(found, rows, concept) - 0.1
 
 
@@ -83,7 +77,7 @@ def test_a_review_counts_less_than_a_label() -> None:
     told = np.flatnonzero(~concept)[:40]
 
     def moved(weight: float) -> float:
-        after = feedback.refine(found, shown, answers(rows, concept, told, weight), background(rows), shrinkage=0.1)
+        after = feedback.refine(found, shown, answers(rows, concept, told, weight), background(rows))
         return float(
             np.linalg.norm(after.shared - found.shared / np.linalg.norm(found.shared) * np.linalg.norm(after.shared))
         )
@@ -95,9 +89,7 @@ def test_held_out_exemplars_keep_their_scores_on_the_new_scale() -> None:
     rows, concept, exemplars = hidden_concept(0)
     found = probes(rows, exemplars)
     told = np.argsort(-portable.score(found.scorer, rows).raw)[:60]
-    after = feedback.refine(
-        found, scoring.Exemplars(exemplars, NONE), answers(rows, concept, told), background(rows), shrinkage=0.1
-    )
+    after = feedback.refine(found, scoring.Exemplars(exemplars, NONE), answers(rows, concept, told), background(rows))
     before = portable.likeness(found.scorer, found.held_out)
     np.testing.assert_allclose(portable.likeness(after.scorer, after.held_out), before, atol=1e-9)
     typical = float(np.median(portable.score(after.scorer, rows[told[concept[told]]]).scores))
@@ -107,8 +99,8 @@ def test_held_out_exemplars_keep_their_scores_on_the_new_scale() -> None:
 def test_hits_are_prototypes_and_thousands_of_answers_stay_bounded() -> None:
     rows, concept, exemplars = hidden_concept(0)
     found, shown = probes(rows, exemplars), scoring.Exemplars(exemplars, NONE)
-    few = feedback.refine(found, shown, answers(rows, concept, np.arange(7)), background(rows), shrinkage=0.1)
+    few = feedback.refine(found, shown, answers(rows, concept, np.arange(7)), background(rows))
     assert len(few.scorer.vectors) == len(exemplars) + int(concept[:7].sum())
-    many = feedback.refine(found, shown, answers(rows, concept, np.arange(3_000)), background(rows), shrinkage=0.1)
+    many = feedback.refine(found, shown, answers(rows, concept, np.arange(3_000)), background(rows))
     assert len(many.scorer.vectors) == scoring.PROTOTYPES
     assert len(many.members) == len(exemplars)
