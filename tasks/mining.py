@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.campaign import Campaign, CampaignRun, Candidate
 from models.corpus import EncoderSpec, Sample
-from models.errors import BadInput, NotFound
+from models.errors import BadInput
 from models.learning import ModelVersion
 from models.plans import SelectionPolicy
 from models.states import RunState, move
@@ -37,18 +37,18 @@ def mine_candidates(run_id: int) -> Mined:
 
     Raises BadInput for what cannot be mined; the plan of it is withdrawn, so that another finds nothing in its way.
     """
-    try:
-        with open_stores() as stores:
-            run = campaigns.get_run(stores.db, run_id=run_id)
-            if run.state is RunState.PLANNED:
-                _keep(stores, choose(stores, stores.db.get_one(Campaign, run.campaign_id), run))
-            mined = _mined(stores, run)
-    except NotFound:
-        raise
-    except BadInput:
-        with open_stores() as stores:
-            planning.withdraw(stores, run_id)
-        raise
+    with open_stores() as stores:
+        run = campaigns.get_run(stores.db, run_id=run_id)
+        if run.state is RunState.PLANNED:
+            try:
+                outcome = choose(stores, stores.db.get_one(Campaign, run.campaign_id), run)
+            except BadInput:
+                planning.withdraw(stores, run)
+                scanning.forget(stores, run)
+                raise
+            _keep(stores, outcome)
+        mined = _mined(stores, run)
+    scanning.forget(stores, run)  # not before the candidates are committed
     return mined
 
 

@@ -138,11 +138,15 @@ def draft(stores: Stores, plan: CampaignPlan) -> Draft:
     return Draft(campaign, inputs.issue, _run(plan, inputs, coming), inputs.superseded, "")
 
 
-def withdraw(stores: Stores, run_id: int) -> None:
-    """Forget a run that was planned and refused, so that a later plan finds nothing in its way."""
-    run = stores.db.get(CampaignRun, run_id)
-    if run is not None and run.state is RunState.PLANNED:
+def withdraw(stores: Stores, run: CampaignRun) -> None:
+    """Forget a run that was planned and is refused, so that a later plan finds nothing in its way.
+
+    Commits, because the error that follows takes back all that is not.
+    """
+    stores.db.refresh(run)
+    if run.state is RunState.PLANNED:
         stores.db.delete(run)
+        stores.db.commit()
 
 
 def pool_of(stores: Stores, run: CampaignRun) -> Pool:

@@ -15,7 +15,7 @@ from models.states import Arm, RunState
 from models.values import Previewed
 from storage import corpora
 from storage.stores import Stores, open_stores
-from tasks import choosing, mining, planning
+from tasks import choosing, mining, planning, scanning
 from tasks.compute import images
 from tasks.compute.sheet import Picture, Strip, contact_sheet
 from tasks.steps import step
@@ -35,7 +35,10 @@ def preview(plan: CampaignPlan, sheet: Path | None) -> Previewed:
         if drafted.ends or drafted.run.state is not RunState.PLANNED:
             status = f"would stop: {drafted.ends}" if drafted.ends else planning.status(stores, plan)
             return Previewed(campaign=plan.campaign, status=status, mined=None)
-        outcome = mining.choose(stores, drafted.campaign, drafted.run)
+        try:
+            outcome = mining.choose(stores, drafted.campaign, drafted.run)
+        finally:
+            scanning.forget(stores, drafted.run)
         told = mining.told(outcome)
         picture = _sheet(stores, outcome)
     sink = io.BytesIO()
