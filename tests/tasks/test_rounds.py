@@ -140,6 +140,27 @@ def test_another_filter_scores_all_again(world: Path) -> None:
     assert len(runs()) == 2
 
 
+def test_another_strategy_scores_all_again_and_another_budget_does_not(world: Path) -> None:
+    for changed in ({}, {"budget": 8}, {"strategy": "nearest"}, {"diversity": 0.5, "strategy": "nearest"}):
+        go(plan(standing=True, **{"budget": 6, **changed}))
+        answer()
+    assert [(run.series, run.policy["strategy"], run.scanned) for run in runs()] == [
+        (1, "probe", 60),
+        (2, "nearest", 60),
+    ]
+
+
+def test_what_was_collected_is_none_of_the_rounds(world: Path) -> None:
+    run_id = go(plan())
+    with open_stores() as stores:
+        run = campaigns.get_run(stores.db, run_id=run_id)
+        beside = {"id": None, "key": "k" * 64, "plan_key": "k" * 64, "state": RunState.MINED}
+        stores.db.add(CampaignRun(**{**run.model_dump(), **beside}))
+    assert not to_continue()
+    assert go(plan()) == run_id
+    assert [run.state for run in runs()] == [RunState.SENT, RunState.MINED]
+
+
 def test_a_killed_run_keeps_the_shards_that_it_was_planned_on(world: Path, draw: Draw) -> None:
     wanted = plan(budget=6, standing=True)
     run_id = planning.plan_run(wanted)
