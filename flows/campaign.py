@@ -21,7 +21,7 @@ def run_campaign(plan: CampaignPlan) -> CampaignOutcome:
     """
     run_id = planning.plan_run(plan)
     mined = mining.mine_candidates(run_id)
-    sent = routing.send_batch(routing.prepare_batch(run_id, plan)) if plan.route else None
+    sent = routing.send_batch(routing.prepare_batch(run_id, plan)) if plan.route and mined.candidates else None
     outcome = CampaignOutcome(campaign=plan.campaign, status=planning.stands(plan), mined=mined, sent=sent)
     reporting.publish(f"campaign-{plan.campaign}", [outcome.mined])
     return outcome
@@ -37,6 +37,9 @@ def continue_campaigns(plan: ContinuePlan = ContinuePlan()) -> list[Continued]: 
     run = run_campaign if FlowRunContext.get() else run_campaign.fn
     outcomes = []
     for one in planning.plans_to_continue(plan.campaigns):
+        if isinstance(one, Continued):
+            outcomes.append(one)
+            continue
         try:
             outcomes.append(Continued(campaign=one.campaign, status=run(one).status))
         except DipnetError as problem:  # one campaign's trouble is not another's

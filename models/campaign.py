@@ -61,7 +61,14 @@ class CampaignRun(SQLModel, table=True):
     plan_key: str = Field(max_length=64, description="hash of issue version, policy, filters, encoder and model")
     series: int = Field(description="1, 2, …: a budget is spent once a series; new shards begin another")
     round: int = Field(description="1, 2, … within the series")
+    budget: int = Field(default=0, description="how many elements it may choose")
     shards_key: str = Field(max_length=64, description="hash of the vectors that were there")
+    shards: list[int] = Field(
+        default_factory=list, sa_type=JSON, description="a standing campaign's: the embedded shards it is about"
+    )
+    watermark_key: str = Field(
+        default="", max_length=64, description="a standing campaign's: what its shards are scored under"
+    )
     last_shard: int = Field(description="the newest embedded shard that was there")
     encoder_id: int = Field(foreign_key="encoderspec.id")
     issue_version: int
@@ -99,7 +106,7 @@ class Candidate(SQLModel, table=True):
 
 
 class ScoredShard(SQLModel, table=True):
-    """A standing campaign's watermark: these vectors were scored under this issue version and model."""
+    """A standing campaign's watermark: these vectors were scored under this issue version, filter and strategy."""
 
     __table_args__ = (UniqueConstraint("campaign_id", "embedded_shard_id", "watermark_key"),)
 

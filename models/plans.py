@@ -110,11 +110,6 @@ class SelectionPolicy(Plan):
             raise ValueError("text and strategy 'text' go together; give both or neither")
         return self
 
-    def round_budget(self, number: int) -> int:
-        """Label requests of round 1, 2, …; the first rounds take what does not divide."""
-        whole, rest = divmod(self.budget, self.rounds)
-        return whole + (number <= rest)
-
 
 class PoolFilter(Plan):
     """Which elements of the corpora a campaign may choose."""

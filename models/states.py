@@ -90,16 +90,17 @@ class CampaignState(State):
 
 
 class RunState(State):
-    """How far one execution of a campaign has come."""
+    """How far one execution of a campaign has come. `empty` means that nothing was left to choose."""
 
     PLANNED = "planned"
+    EMPTY = "empty"
     MINED = "mined"
     SENT = "sent"
     LABELLED = "labelled"
 
     @classmethod
     def moves(cls) -> Mapping[str, tuple[str, ...]]:
-        return {"planned": ("mined",), "mined": ("sent",), "sent": ("labelled",)}
+        return {"planned": ("mined", "empty"), "mined": ("sent",), "sent": ("labelled",)}
 
 
 class RequestState(State):

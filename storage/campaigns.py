@@ -9,7 +9,7 @@ from sqlmodel import Session, col, func, select
 from models.campaign import Campaign, CampaignRun, Candidate, Exemplar, Issue, ScoredShard
 from models.corpus import Sample
 from models.errors import BadInput, NotFound
-from models.states import CandidateState, IssueState, may_move, move
+from models.states import CampaignState, CandidateState, IssueState, RunState, may_move, move
 
 
 def find_issue(db: Session, *, name: str) -> Issue | None:
@@ -85,16 +85,23 @@ def list_campaigns(db: Session) -> Sequence[Campaign]:
     return db.exec(select(Campaign).order_by(Campaign.name)).all()
 
 
-def ensure_campaign(db: Session, *, name: str, issue: Issue) -> Campaign:
-    """The campaign of that name, made when it is new. Raises BadInput when it is about another issue."""
+def find_or_new(db: Session, *, name: str, issue: Issue) -> Campaign:
+    """The campaign of that name, or a new one that is in no session yet. Raises BadInput when it is about another issue."""
     campaign = find_campaign(db, name=name)
     if campaign is None:
-        campaign = Campaign(name=name, issue_id=issue.id or 0)
-        db.add(campaign)
-        db.flush()
-    elif campaign.issue_id != issue.id:
+        return Campaign(name=name, issue_id=issue.id or 0)
+    if campaign.issue_id != issue.id:
         raise BadInput(f"campaign '{name}' is about another issue than '{issue.name}'; choose another campaign name")
     return campaign
+
+
+def require_active(campaign: Campaign) -> None:
+    """Raises BadInput for a campaign that has stopped."""
+    if campaign.state is CampaignState.STOPPED:
+        raise BadInput(
+            f"campaign '{campaign.name}' has stopped ({campaign.stopped_because}); take it up again with: "
+            f"dipnet campaign resume {campaign.name}"
+        )
 
 
 def find_run(db: Session, *, key: str) -> CampaignRun | None:
@@ -114,10 +121,19 @@ def watermarked(db: Session, *, campaign_id: int, watermark_key: str) -> set[int
     return set(db.exec(query.where(ScoredShard.watermark_key == watermark_key)).all())
 
 
-def series_shards(db: Session, *, run: CampaignRun) -> set[int]:
-    """Embedded shards that a standing campaign's series is about; empty for a campaign that is not standing."""
-    query = select(ScoredShard.embedded_shard_id).join(CampaignRun, col(CampaignRun.id) == ScoredShard.run_id)
-    return set(db.exec(query.where(CampaignRun.plan_key == run.plan_key, CampaignRun.series == run.series)).all())
+def add_watermarks(db: Session, *, run: CampaignRun) -> None:
+    """Remember that a standing campaign has scored a run's shards."""
+    seen = watermarked(db, campaign_id=run.campaign_id, watermark_key=run.watermark_key)
+    db.add_all(
+        ScoredShard(
+            campaign_id=run.campaign_id,
+            embedded_shard_id=shard_id,
+            watermark_key=run.watermark_key,
+            run_id=run.id or 0,
+        )
+        for shard_id in run.shards
+        if shard_id not in seen
+    )
 
 
 def get_run(db: Session, *, run_id: int) -> CampaignRun:
@@ -132,6 +148,19 @@ def runs_of(db: Session, *, campaign_id: int) -> Sequence[CampaignRun]:
     """A campaign's runs, oldest first."""
     query = select(CampaignRun).where(CampaignRun.campaign_id == campaign_id).order_by(col(CampaignRun.id))
     return db.exec(query).all()
+
+
+def rounds_of(db: Session, *, campaign: Campaign) -> Sequence[CampaignRun]:
+    """A campaign's rounds, oldest first, without the runs beside them, for what was collected: their key is their plan's."""
+    return [run for run in runs_of(db, campaign_id=campaign.id or 0) if run.key != run.plan_key]
+
+
+def require_sendable(db: Session, *, run: CampaignRun) -> None:
+    """Raises BadInput for a run without candidates, and for one that is not sent yet of a campaign that has stopped."""
+    if run.state is RunState.EMPTY:
+        raise BadInput(f"run {run.id} found nothing to choose, so there is nothing to send; see: dipnet campaign list")
+    if run.state is RunState.MINED:
+        require_active(db.get_one(Campaign, run.campaign_id))
 
 
 def candidates_of(db: Session, *, run_id: int) -> Sequence[Candidate]:
@@ -149,6 +178,12 @@ def count_states(db: Session, *, run_id: int) -> dict[CandidateState, int]:
     """A run's candidates by state."""
     query = select(Candidate.state, func.count()).where(Candidate.run_id == run_id).group_by(Candidate.state)
     return {CandidateState(state): count for state, count in db.exec(query).all()}
+
+
+def count_kept(db: Session, *, run_ids: Sequence[int]) -> int:
+    """Candidates of some runs that nobody discarded: what was sent, or will be."""
+    query = select(func.count()).select_from(Candidate).where(col(Candidate.run_id).in_(run_ids))
+    return db.exec(query.where(Candidate.state != CandidateState.DISCARDED)).one()
 
 
 def decided_samples(db: Session, *, campaign_id: int, but_run: int) -> set[str]:

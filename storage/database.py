@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm.exc import StaleDataError
 from sqlmodel import Session
 
 from models.errors import BadSettings, CorruptData, Incompatible, Unavailable
@@ -58,7 +59,7 @@ def transaction(engine: Engine) -> Iterator[Session]:
         with Session(engine, expire_on_commit=False) as session:
             yield session
             session.commit()
-    except IntegrityError:
+    except (IntegrityError, StaleDataError):  # the latter: a row that was to change is gone
         raise Unavailable(
             "another dipnet wrote the same rows first; run the command again: what is there is kept"
         ) from None

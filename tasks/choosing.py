@@ -230,7 +230,7 @@ def _border(case: Case, ranked: Ranked, best: selection.Chosen, count: int) -> N
         ranked.taken.vectors, ranked.taken.vectors[best.places], cosine=case.policy.near_duplicate_cosine
     )
     alike[best.places] = True  # rounding may leave a row's cosine to itself below 1
-    free = np.flatnonzero([not reason for reason in ranked.reasons] & ~alike)
+    free = np.flatnonzero(np.asarray([not reason for reason in ranked.reasons], dtype=np.bool_) & ~alike)
     inside = ranked.at(free)
     found = selection.choose(
         inside.taken.vectors,

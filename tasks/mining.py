@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,8 @@ from models.states import RunState, move
 from models.values import Mined
 from storage import campaigns, corpora
 from storage.stores import Stores, open_stores
-from tasks import choosing, forecasting, heads, neighbours, probing, progress, scanning
+from tasks import choosing, forecasting, heads, neighbours, planning, probing, progress, scanning
 from tasks.compute import classifier
-from tasks.planning import pool_of
-from tasks.pool import Pool
 from tasks.steps import step
 
 
@@ -28,21 +26,33 @@ class Outcome(NamedTuple):
 
     run: CampaignRun
     aim: probing.Aim
-    pool: Pool
     selected: choosing.Selected
+    scanned: int
+    found: dict[str, Any]
 
 
 @step()
 def mine_candidates(run_id: int) -> Mined:
-    """Propose the corpus elements that the run's policy prefers. Running it twice adds nothing."""
+    """Propose the corpus elements that the run's policy prefers. Running it twice adds nothing.
+
+    Raises BadInput for what cannot be mined; the plan of it is withdrawn, so that another finds nothing in its way.
+    """
     with open_stores() as stores:
         run = campaigns.get_run(stores.db, run_id=run_id)
         if run.state is RunState.PLANNED:
-            mine(stores, run)
-        return mined(stores, run)
+            try:
+                outcome = choose(stores, stores.db.get_one(Campaign, run.campaign_id), run)
+            except BadInput:
+                planning.withdraw(stores, run)
+                scanning.forget(stores, run)
+                raise
+            _keep(stores, outcome)
+        mined = _mined(stores, run)
+    scanning.forget(stores, run)  # not before the candidates are committed
+    return mined
 
 
-def mined(stores: Stores, run: CampaignRun) -> Mined:
+def _mined(stores: Stores, run: CampaignRun) -> Mined:
     """What a run holds."""
     return Mined(
         run_id=run.id or 0,
@@ -55,37 +65,60 @@ def mined(stores: Stores, run: CampaignRun) -> Mined:
     )
 
 
-def mine(stores: Stores, run: CampaignRun) -> Outcome:
-    """Load, choose, save, in the caller's transaction."""
-    policy, encoder = SelectionPolicy.model_validate(run.policy), stores.db.get_one(EncoderSpec, run.encoder_id)
-    pool = pool_of(stores, run)
-    aim = probing.aim(stores, run, policy, pool)
+def told(outcome: Outcome) -> Mined:
+    """What a run would hold."""
+    return Mined(
+        run_id=outcome.run.id or 0,
+        series=outcome.run.series,
+        round=outcome.run.round,
+        scanned=outcome.scanned,
+        candidates=len(outcome.selected.scores),
+        excluded=outcome.selected.excluded,
+        found=outcome.found,
+    )
+
+
+def choose(stores: Stores, campaign: Campaign, run: CampaignRun) -> Outcome:
+    """What a planned run would hold. Writes nothing to the database, and needs neither row to be there.
+
+    Raises BadInput when there is nothing to choose at all; later rounds, and campaigns that stand, may find nothing.
+    """
+    policy, pool = SelectionPolicy.model_validate(run.policy), planning.pool_of(stores, run)
+    aim = probing.aim(stores, campaign, run, planning.corpora_of(stores, run))
     searched = neighbours.restrict(run, policy, pool, aim)
     case = choosing.Case(
         policy=policy,
         seed=policy.seed + 1_000 * (run.series - 1) + run.round - 1,
         pool=pool,
-        barred=choosing.bar(stores, run, encoder, across=policy.across_campaigns),
+        barred=choosing.bar(
+            stores, run, stores.db.get_one(EncoderSpec, run.encoder_id), across=policy.across_campaigns
+        ),
         scorer=aim.scorer,
         ranking=scanning.ranking(stores, run, aim.scorer, searched) if aim.scorer else None,
         classes_of=_classes_of(stores, run),
         contrast=aim.probes.contrast if aim.probes else None,
     )
 
-    selected = choosing.choose(case, budget=policy.round_budget(run.round))
+    selected = choosing.choose(case, budget=run.budget)
 
-    if not len(selected.scores):
+    if not len(selected.scores) and run.round == 1 and not run.watermark_key:
         raise BadInput(
-            f"nothing is left to choose in {', '.join(run.corpora)}: {_told(selected.excluded)}; add a corpus"
+            f"nothing is left to choose in {', '.join(run.corpora)}: {planning.told(selected.excluded)}; add a corpus"
         )
-    save_candidates(stores, run, selected, aim.shown, version=aim.scorer.version if aim.scorer else "random-1")
-    run.scanned, run.excluded = int(searched.sizes.sum()), selected.excluded
+    scanned, earlier = int(searched.sizes.sum()), progress.hits_of_the_best(stores, campaign)
+    return Outcome(run, aim, selected, scanned, forecasting.told(aim, selected, earlier, pool=scanned))
+
+
+def _keep(stores: Stores, outcome: Outcome) -> None:
+    """Candidates, what the run found, and that its shards are scored: all of it, or nothing."""
+    run, aim, selected = outcome.run, outcome.aim, outcome.selected
+    if len(selected.scores):
+        save_candidates(stores, run, selected, aim.shown, version=aim.scorer.version if aim.scorer else "random-1")
+    campaigns.add_watermarks(stores.db, run=run)
+    run.scanned, run.excluded, run.found = outcome.scanned, selected.excluded, outcome.found
     run.scorer_key = probing.save(stores, run, aim.scorer) if aim.scorer else ""
-    earlier = progress.hits_of_the_best(stores, stores.db.get_one(Campaign, run.campaign_id))
-    run.found = forecasting.told(aim, selected, earlier, pool=run.scanned)
-    run.state = move(run.state, RunState.MINED)
+    run.state = move(run.state, RunState.MINED if len(selected.scores) else RunState.EMPTY)
     stores.db.add(run)
-    return Outcome(run, aim, pool, selected)
 
 
 def save_candidates(
@@ -135,7 +168,3 @@ def _predictions(stores: Stores, run: CampaignRun, vectors: NDArray[np.float32])
     model = stores.db.get_one(ModelVersion, run.model_id)
     found = classifier.probabilities(heads.load(stores, model), vectors)
     return [(model.class_names[int(row.argmax())], float(row.max())) for row in found]
-
-
-def _told(excluded: dict[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(excluded.items())) or "the pool is empty"

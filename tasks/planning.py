@@ -7,42 +7,62 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from models.campaign import Campaign, CampaignRun, Issue, ScoredShard
+from pydantic import ValidationError
+
+from models.campaign import Campaign, CampaignRun, Issue
 from models.corpus import EmbeddedShard, EncoderSpec
-from models.errors import BadInput
+from models.errors import BadInput, DipnetError
 from models.learning import ModelVersion
 from models.plans import CampaignPlan
 from models.states import CampaignState, IssueState, RunState, move
+from models.values import Continued
 from storage import campaigns, corpora, runs
 from storage.stores import Stores, open_stores
-from tasks import progress
+from storage.vectors import VectorShard
+from tasks import features, progress
 from tasks.pool import Pool, open_pool
 from tasks.steps import step
 
 
 class Next(NamedTuple):
-    """A round to come, and the shards that it is about."""
+    """A round to come, the shards that it is about, and how many elements it may choose."""
 
     series: int
     round: int
     shards: list[EmbeddedShard]
+    budget: int
 
 
 class Inputs(NamedTuple):
-    """What a plan names, looked up."""
+    """What a plan names, looked up. A campaign that is new has no id yet."""
 
     issue: Issue
     encoder: EncoderSpec
     model: ModelVersion | None
     campaign: Campaign
     shards: list[EmbeddedShard]
+    rounds: list[CampaignRun]  # of the campaign so far, oldest first
+    superseded: list[CampaignRun]  # planned under another plan and never mined: their place is free
+    plan_key: str
+    watermark_key: str  # empty for a campaign that is not standing
+
+
+class Draft(NamedTuple):
+    """What running a plan would do. Nothing of it is in the database yet, unless the run was there before."""
+
+    campaign: Campaign
+    issue: Issue
+    run: CampaignRun  # without an id when it is new
+    superseded: list[CampaignRun]  # to forget
+    ends: str  # why a stop rule ends the campaign now; empty: it goes on
 
 
 @step()
 def plan_run(plan: CampaignPlan) -> int:
     """The run that the campaign is at: a new one when it can go on, else its last; its id. Raises BadInput.
 
-    A series spends the budget in rounds, each waiting for the labels of the one before. New shards begin another series.
+    What is unfinished comes first. A series spends the budget in rounds, each waiting for the labels of the one before.
+    New shards begin another series: with a budget of its own in a standing campaign, with what is left in any other.
     """
     with open_stores() as stores:
         return plan_in(stores, plan).id or 0
@@ -56,14 +76,16 @@ def stands(plan: CampaignPlan) -> str:
 
 
 @step()
-def plans_to_continue(names: Sequence[str]) -> list[CampaignPlan]:
-    """Plans of active campaigns, of these or of all, that have a round to come. Raises NotFound for an unknown name."""
+def plans_to_continue(names: Sequence[str]) -> list[CampaignPlan | Continued]:
+    """Plans of active campaigns, of these or of all, that have a round to come; or why one cannot be looked up.
+
+    Raises NotFound for an unknown name.
+    """
     with open_stores() as stores:
         chosen = [campaigns.get_campaign(stores.db, name=name) for name in names] or campaigns.list_campaigns(stores.db)
-        plans = [
-            CampaignPlan.model_validate(one.plan) for one in chosen if one.plan and one.state is CampaignState.ACTIVE
-        ]
-        return [plan for plan in plans if _has_more(stores, plan)]
+        active = [one for one in chosen if one.plan and one.state is CampaignState.ACTIVE]
+        found = [_to_continue(stores, one) for one in active]
+        return [one for one in found if one is not None]
 
 
 @step()
@@ -79,36 +101,78 @@ def set_state(name: str, state: CampaignState, reason: str) -> dict[str, Any]:
 
 def plan_in(stores: Stores, plan: CampaignPlan) -> CampaignRun:
     """As plan_run, in the caller's transaction."""
-    inputs = _look_up(stores, plan)
-    campaign, plan_key = inputs.campaign, _plan_key(plan, inputs)
+    drafted = draft(stores, plan)
+    campaign, run = drafted.campaign, drafted.run
     campaign.plan = plan.model_dump()
+    if drafted.ends:
+        campaign.state, campaign.stopped_because = move(campaign.state, CampaignState.STOPPED), drafted.ends
     stores.db.add(campaign)
-    last = campaigns.last_run(stores.db, plan_key=plan_key)
-    coming = _next(stores, plan, inputs, last)
-    if coming is None:
-        if last is None:
-            raise BadInput(_nothing_to_do(plan, campaign))
-        return last
+    for one in drafted.superseded:
+        stores.db.delete(one)
+    stores.db.flush()
+    if run.id is None:
+        run.campaign_id = campaign.id or 0
+        stores.db.add(run)
+        campaigns.advance_issue(stores.db, issue=drafted.issue, target=IssueState.COLLECTING)
+    return run
+
+
+def draft(stores: Stores, plan: CampaignPlan) -> Draft:
+    """The run that the campaign is at, and what else planning it would change. Writes nothing. Raises BadInput."""
+    inputs = _look_up(stores, plan)
+    rounds, campaign = inputs.rounds, inputs.campaign
+    unfinished = _unfinished(plan, inputs)
+    if unfinished is not None:
+        campaigns.require_active(campaign)
+        return Draft(campaign, inputs.issue, unfinished, inputs.superseded, "")
+    if campaign.state is CampaignState.STOPPED:
+        if not rounds:
+            campaigns.require_active(campaign)
+        return Draft(campaign, inputs.issue, rounds[-1], [], "")
+    coming = _next(stores, plan, inputs)
+    ends = progress.stop_reason(stores, campaign, plan.stop) if coming is not None and rounds else ""
+    if coming is None or ends:
+        return Draft(campaign, inputs.issue, rounds[-1], inputs.superseded, ends)
     if coming.round == 1:
-        _check_budget(stores, plan, inputs, coming)
-    return _add(stores, plan, inputs, plan_key, coming)
+        _check_pool(stores, plan, inputs, coming)
+    return Draft(campaign, inputs.issue, _run(plan, inputs, coming), inputs.superseded, "")
+
+
+def withdraw(stores: Stores, run: CampaignRun) -> None:
+    """Forget a run that was planned and is refused, so that a later plan finds nothing in its way.
+
+    Commits, because the error that follows takes back all that is not.
+    """
+    stores.db.refresh(run)
+    if run.state is RunState.PLANNED:
+        stores.db.delete(run)
+        stores.db.commit()
 
 
 def pool_of(stores: Stores, run: CampaignRun) -> Pool:
-    """What a run may choose from: the shards that were there when its series was planned."""
+    """What a run may choose from: the shards that it was planned on."""
     encoder = stores.db.get_one(EncoderSpec, run.encoder_id)
-    series = campaigns.series_shards(stores.db, run=run)
-    rows = shards_of(stores, run.corpora, encoder)
-    kept = [row for row in rows if (row.id in series if series else (row.id or 0) <= run.last_shard)]
+    planned = set(run.shards)
+    kept = [row for row in _there(stores, run, encoder) if not planned or row.id in planned]
     return open_pool(stores, kept, encoder, condition=run.condition)
+
+
+def corpora_of(stores: Stores, run: CampaignRun) -> list[VectorShard]:
+    """All that there was of a run's corpora when it was planned: what is ordinary there, whatever the run's own pool is."""
+    encoder = stores.db.get_one(EncoderSpec, run.encoder_id)
+    return features.open_shards(stores, _there(stores, run, encoder), encoder)
+
+
+def _there(stores: Stores, run: CampaignRun, encoder: EncoderSpec) -> list[EmbeddedShard]:
+    return [row for row in shards_of(stores, run.corpora, encoder) if (row.id or 0) <= run.last_shard]
 
 
 def status(stores: Stores, plan: CampaignPlan) -> str:
     """Where the campaign stands, in a sentence."""
     inputs = _look_up(stores, plan)
-    last = campaigns.last_run(stores.db, plan_key=_plan_key(plan, inputs))
     if inputs.campaign.state is CampaignState.STOPPED:
         return f"stopped: {inputs.campaign.stopped_because}; take it up with: dipnet campaign resume {plan.campaign}"
+    last = _unfinished(plan, inputs) or (inputs.rounds[-1] if inputs.rounds else None)
     if last is None or last.state is RunState.PLANNED:
         return "planned"
     place = f"round {last.round} of {plan.policy.rounds}" if plan.policy.rounds > 1 else "its round"
@@ -116,9 +180,18 @@ def status(stores: Stores, plan: CampaignPlan) -> str:
         return f"{place} is mined, not sent"
     if last.state is RunState.SENT:
         return f"{place} waits for labels"
-    if last.round < plan.policy.rounds:
+    if _goes_on(plan, inputs, last) and _left(stores, plan, inputs, last.series) > 0:
         return f"{place} is labelled; the next can be run"
-    return "its budget is spent and labelled" + ("; it stands until there are new shards" if plan.standing else "")
+    until = "; it stands until there are new shards" if plan.standing else ""
+    if last.state is RunState.EMPTY:
+        return f"{place} found nothing to choose ({told(last.excluded)}){until}"
+    more = "; raise --budget for more" if last.plan_key != inputs.plan_key and not plan.standing else ""
+    return f"its budget is spent and labelled{until}{more}"
+
+
+def told(excluded: dict[str, int]) -> str:
+    """What was left out, in words."""
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(excluded.items())) or "the pool is empty"
 
 
 def _look_up(stores: Stores, plan: CampaignPlan) -> Inputs:
@@ -127,8 +200,20 @@ def _look_up(stores: Stores, plan: CampaignPlan) -> Inputs:
     encoder = corpora.get_encoder(stores.db, name=plan.encoder or stores.settings.encoder)
     model = runs.get_model(stores.db, name=plan.model) if plan.model else None
     shards = shards_of(stores, plan.corpora, encoder)
-    campaign = campaigns.ensure_campaign(stores.db, name=plan.campaign, issue=issue)
-    return Inputs(issue, encoder, model, campaign, shards)
+    campaign = campaigns.find_or_new(stores.db, name=plan.campaign, issue=issue)
+    plan_key, rounds = _plan_key(plan, issue, encoder, model), campaigns.rounds_of(stores.db, campaign=campaign)
+    superseded = [run for run in rounds if run.state is RunState.PLANNED and run.plan_key != plan_key]
+    return Inputs(
+        issue,
+        encoder,
+        model,
+        campaign,
+        shards,
+        rounds=[run for run in rounds if run not in superseded],
+        superseded=superseded,
+        plan_key=plan_key,
+        watermark_key=_watermark_key(plan, issue, encoder, model) if plan.standing else "",
+    )
 
 
 def shards_of(stores: Stores, corpus_names: Sequence[str], encoder: EncoderSpec) -> list[EmbeddedShard]:
@@ -137,77 +222,116 @@ def shards_of(stores: Stores, corpus_names: Sequence[str], encoder: EncoderSpec)
     return list(corpora.embedded_shards(stores.db, corpora=searched, encoder=encoder))
 
 
-def _has_more(stores: Stores, plan: CampaignPlan) -> bool:
-    inputs = _look_up(stores, plan)
-    last = campaigns.last_run(stores.db, plan_key=_plan_key(plan, inputs))
-    if last is not None and last.state in (RunState.PLANNED, RunState.MINED):
-        return True  # it was killed on its way
-    if last is not None and last.round < plan.policy.rounds:
-        return last.state is RunState.LABELLED
-    return plan.standing and bool(_unseen(stores, plan, inputs))
+def _to_continue(stores: Stores, campaign: Campaign) -> CampaignPlan | Continued | None:
+    """The campaign's plan when it has more to do; one campaign's trouble is told, and is not another's."""
+    try:
+        plan = CampaignPlan.model_validate(campaign.plan)
+        inputs = _look_up(stores, plan)
+        more = _unfinished(plan, inputs) is not None or _has_more(stores, plan, inputs)
+        return plan if more else None
+    except ValidationError as problem:
+        said = problem.errors()[0]["msg"]
+        return Continued(campaign=campaign.name, status=f"failed: its plan is no longer valid ({said}); run it anew")
+    except DipnetError as problem:
+        return Continued(campaign=campaign.name, status=f"failed: {problem}")
 
 
-def _next(stores: Stores, plan: CampaignPlan, inputs: Inputs, last: CampaignRun | None) -> Next | None:
-    """The round to come; None when the last one waits, or all is done, or the campaign has stopped."""
-    if inputs.campaign.state is CampaignState.STOPPED:
-        return None
-    if last is not None and last.round < plan.policy.rounds:
-        if last.state is not RunState.LABELLED or _stops(stores, plan, inputs.campaign):
+def _has_more(stores: Stores, plan: CampaignPlan, inputs: Inputs) -> bool:
+    """Whether a round follows without a person's doing: labels came in, or a standing campaign has new shards."""
+    coming = _next(stores, plan, inputs)
+    return coming is not None and (plan.standing or coming.round > 1 or bool(inputs.superseded))
+
+
+def _unfinished(plan: CampaignPlan, inputs: Inputs) -> CampaignRun | None:
+    """The oldest run that was killed on its way: mined by whatever plan and not sent, or planned by this one."""
+    for run in inputs.rounds:
+        if run.state is RunState.PLANNED or (run.state is RunState.MINED and plan.route):
+            return run
+    return None
+
+
+def _next(stores: Stores, plan: CampaignPlan, inputs: Inputs) -> Next | None:
+    """The round to come; None when the last one waits, or the budget is spent, or nothing is new."""
+    last = inputs.rounds[-1] if inputs.rounds else None
+    if last is not None and _goes_on(plan, inputs, last):
+        shards = _again(inputs, last)
+        left = _left(stores, plan, inputs, last.series)
+        if last.state is not RunState.LABELLED or left <= 0 or not shards:
             return None
-        return Next(last.series, last.round + 1, [])
-    if last is not None and last.state is RunState.PLANNED:
+        return Next(last.series, last.round + 1, shards, -(-left // (plan.policy.rounds - last.round)))
+    fresh = _unseen(stores, inputs)
+    series = last.series + 1 if last is not None else 1
+    left = _left(stores, plan, inputs, series)
+    same = last is not None and (last.plan_key, last.shards_key) == (inputs.plan_key, _shards_key(fresh))
+    if not fresh or same or left <= 0:
         return None
-    fresh = _unseen(stores, plan, inputs)
-    if last is None:
-        return Next(1, 1, fresh) if fresh else None
-    if not fresh or last.shards_key == _shards_key(fresh) or _stops(stores, plan, inputs.campaign):
-        return None
-    return Next(last.series + 1, 1, fresh)
+    return Next(series, 1, fresh, -(-left // plan.policy.rounds))
 
 
-def _stops(stores: Stores, plan: CampaignPlan, campaign: Campaign) -> bool:
-    """Whether the campaign's stop rule ends it now; then it is stopped."""
-    reason = progress.stop_reason(stores, campaign, plan.stop)
-    if reason:
-        campaign.state = move(campaign.state, CampaignState.STOPPED)
-        campaign.stopped_because = reason
-        stores.db.add(campaign)
-    return bool(reason)
+def _goes_on(plan: CampaignPlan, inputs: Inputs, last: CampaignRun) -> bool:
+    """Whether another round of the last one's series is due, once its labels are in.
+
+    A plan that was changed on the way takes the rounds that are left; a standing campaign that must score all again, or
+    looks elsewhere, begins another series.
+    """
+    rounds_left = last.round < plan.policy.rounds and last.state is not RunState.EMPTY
+    elsewhere = plan.standing and last.corpora != sorted(set(plan.corpora))
+    return rounds_left and last.watermark_key == inputs.watermark_key and not elsewhere
 
 
-def _unseen(stores: Stores, plan: CampaignPlan, inputs: Inputs) -> list[EmbeddedShard]:
-    """Shards to score: all, or for a standing campaign those that it has not scored under this issue and model."""
-    if not plan.standing:
+def _again(inputs: Inputs, last: CampaignRun) -> list[EmbeddedShard]:
+    """The shards of the last round or, for another plan that is not standing, all that there are now."""
+    if inputs.watermark_key:
+        return [row for row in inputs.shards if row.id in set(last.shards)]
+    if last.plan_key == inputs.plan_key:
+        return [row for row in inputs.shards if (row.id or 0) <= last.last_shard]
+    return inputs.shards
+
+
+def _left(stores: Stores, plan: CampaignPlan, inputs: Inputs, series: int) -> int:
+    """What is left of the budget: of a standing campaign's series, of any other's runs together."""
+    counted = [run.id or 0 for run in inputs.rounds if not plan.standing or run.series == series]
+    return plan.policy.budget - campaigns.count_kept(stores.db, run_ids=counted)
+
+
+def _unseen(stores: Stores, inputs: Inputs) -> list[EmbeddedShard]:
+    """Shards to score: all, or for a standing campaign those that it has not scored under its watermark's key."""
+    if not inputs.watermark_key:
         return inputs.shards
-    key = _watermark_key(inputs)
-    seen = campaigns.watermarked(stores.db, campaign_id=inputs.campaign.id or 0, watermark_key=key)
+    campaign_id = inputs.campaign.id or 0
+    seen = campaigns.watermarked(stores.db, campaign_id=campaign_id, watermark_key=inputs.watermark_key)
     return [row for row in inputs.shards if row.id not in seen]
 
 
-def _check_budget(stores: Stores, plan: CampaignPlan, inputs: Inputs, coming: Next) -> None:
+def _check_pool(stores: Stores, plan: CampaignPlan, inputs: Inputs, coming: Next) -> None:
     """A standing campaign takes what new shards offer; any other must have a pool for its budget."""
-    pool = open_pool(stores, coming.shards, inputs.encoder, condition=plan.pool.condition)
-    size = int(pool.sizes.sum())
-    if plan.policy.budget > size and not plan.standing:
-        filtered = f" that meet {plan.pool.condition}" if plan.pool.condition else ""
+    condition = plan.pool.condition
+    size = int(open_pool(stores, coming.shards, inputs.encoder, condition=condition).sizes.sum())
+    if plan.standing:
+        return
+    if not size:
+        raise BadInput(f"no image of the pool meets the filter {condition}; widen it, or leave it out")
+    if plan.policy.budget > size:
+        filtered = f" that meet {condition}" if condition else ""
         raise BadInput(
             f"campaign '{plan.campaign}': a budget of {plan.policy.budget} is above the pool of {size} readable images in "
             f"{', '.join(plan.corpora)}{filtered}; lower --budget or add a corpus"
         )
 
 
-def _add(stores: Stores, plan: CampaignPlan, inputs: Inputs, plan_key: str, coming: Next) -> CampaignRun:
-    """The run's row and, at the start of a standing campaign's series, its watermarks."""
-    before = campaigns.last_run(stores.db, plan_key=plan_key)
-    later = before is not None and coming.round > 1
-    run = CampaignRun(
+def _run(plan: CampaignPlan, inputs: Inputs, coming: Next) -> CampaignRun:
+    """The run's row, in no session yet."""
+    return CampaignRun(
         campaign_id=inputs.campaign.id or 0,
-        key=_hash([plan_key, coming.series, coming.round]),
-        plan_key=plan_key,
+        key=_hash([inputs.plan_key, coming.series, coming.round]),
+        plan_key=inputs.plan_key,
         series=coming.series,
         round=coming.round,
-        shards_key=before.shards_key if before and later else _shards_key(coming.shards),
-        last_shard=before.last_shard if before and later else max(row.id or 0 for row in coming.shards),
+        budget=coming.budget,
+        shards_key=_shards_key(coming.shards),
+        shards=[row.id or 0 for row in coming.shards] if plan.standing else [],
+        watermark_key=inputs.watermark_key,
+        last_shard=max(row.id or 0 for row in coming.shards),
         encoder_id=inputs.encoder.id or 0,
         issue_version=inputs.issue.version,
         corpora=sorted(set(plan.corpora)),
@@ -215,44 +339,28 @@ def _add(stores: Stores, plan: CampaignPlan, inputs: Inputs, plan_key: str, comi
         condition=plan.pool.condition,
         model_id=inputs.model.id if inputs.model else None,
     )
-    stores.db.add(run)
-    stores.db.flush()
-    if plan.standing:
-        key, ids = _watermark_key(inputs), {"campaign_id": inputs.campaign.id or 0, "run_id": run.id or 0}
-        stores.db.add_all(ScoredShard(embedded_shard_id=row.id or 0, watermark_key=key, **ids) for row in coming.shards)
-    campaigns.advance_issue(stores.db, issue=inputs.issue, target=IssueState.COLLECTING)
-    return run
 
 
-def _nothing_to_do(plan: CampaignPlan, campaign: Campaign) -> str:
-    if campaign.state is CampaignState.STOPPED:
-        return (
-            f"campaign '{plan.campaign}' has stopped ({campaign.stopped_because}); take it up again with: "
-            f"dipnet campaign resume {plan.campaign}"
-        )
-    return f"campaign '{plan.campaign}' has scored every shard of {', '.join(plan.corpora)}; add images and embed them"
-
-
-def _plan_key(plan: CampaignPlan, inputs: Inputs) -> str:
+def _plan_key(plan: CampaignPlan, issue: Issue, encoder: EncoderSpec, model: ModelVersion | None) -> str:
     """Hash of all that a person decided that bears on the outcome."""
     return _hash(
         {
             "campaign": plan.campaign,
-            "issue": [plan.issue, inputs.issue.version],
+            "issue": [plan.issue, issue.version],
             "policy": plan.policy.model_dump(),
             "pool": plan.pool.model_dump(),
             "corpora": sorted(set(plan.corpora)),
             "standing": plan.standing,
-            "encoder": inputs.encoder.key,
-            "model": inputs.model.weights_sha256 if inputs.model else "",
+            "encoder": encoder.key,
+            "model": model.weights_sha256 if model else "",
         }
     )
 
 
-def _watermark_key(inputs: Inputs) -> str:
+def _watermark_key(plan: CampaignPlan, issue: Issue, encoder: EncoderSpec, model: ModelVersion | None) -> str:
     """A change of these makes a standing campaign score everything again; a change of its budget does not."""
-    model = inputs.model.weights_sha256 if inputs.model else ""
-    return _hash([inputs.issue.name, inputs.issue.version, inputs.encoder.key, model])
+    looks_for = [issue.name, issue.version, plan.policy.strategy, plan.policy.text]
+    return _hash([*looks_for, plan.pool.condition, encoder.key, model.weights_sha256 if model else ""])
 
 
 def _shards_key(rows: Sequence[EmbeddedShard]) -> str:

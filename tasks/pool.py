@@ -10,7 +10,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.corpus import Corpus, EmbeddedShard, EncoderSpec, Shard
-from models.errors import BadInput
 from storage import tables, vectors
 from storage.stores import Stores
 from tasks import features
@@ -56,14 +55,12 @@ class Pool(NamedTuple):
 
 
 def open_pool(stores: Stores, rows: Sequence[EmbeddedShard], encoder: EncoderSpec, *, condition: str) -> Pool:
-    """The pool of these embedded shards. Raises BadInput for a condition that cannot be used or leaves nothing."""
+    """The pool of these embedded shards. Raises BadInput for a condition that cannot be used."""
     shards = features.open_shards(stores, rows, encoder)
     if not condition:
         return Pool(shards, [None] * len(shards), encoder.dim)
     known = _columns(stores, rows)
     masks = [_mask(stores, shard, condition, known) for shard in shards]
-    if not any(mask.any() for mask in masks):
-        raise BadInput(f"no image of the pool meets the filter {condition}; widen it, or leave it out")
     return Pool(shards, list(masks), encoder.dim)
 
 

@@ -15,7 +15,7 @@ from models.states import Arm, RunState
 from models.values import Previewed
 from storage import corpora
 from storage.stores import Stores, open_stores
-from tasks import choosing, mining, planning
+from tasks import choosing, mining, planning, scanning
 from tasks.compute import images
 from tasks.compute.sheet import Picture, Strip, contact_sheet
 from tasks.steps import step
@@ -25,19 +25,22 @@ ACROSS = 10  # pictures in a row
 
 @step()
 def preview(plan: CampaignPlan, sheet: Path | None) -> Previewed:
-    """Plan and mine the next round, tell it, and take it all back. With `sheet`, write the contact sheet there as PNG.
+    """Choose the next round and tell it. With `sheet`, write the contact sheet there as PNG.
 
-    The very same code chooses, so that what is shown is what a run would send.
+    The very same code chooses, so that what is shown is what a run would send; but nothing is put in the database, not
+    even to be taken back: whoever writes there does not have to wait for a scan.
     """
     with open_stores() as stores:
-        run = planning.plan_in(stores, plan)
-        if run.state is not RunState.PLANNED:
-            stores.db.rollback()
-            return Previewed(campaign=plan.campaign, status=planning.status(stores, plan), mined=None)
-        outcome = mining.mine(stores, run)
-        told = mining.mined(stores, run)
+        drafted = planning.draft(stores, plan)
+        if drafted.ends or drafted.run.state is not RunState.PLANNED:
+            status = f"would stop: {drafted.ends}" if drafted.ends else planning.status(stores, plan)
+            return Previewed(campaign=plan.campaign, status=status, mined=None)
+        try:
+            outcome = mining.choose(stores, drafted.campaign, drafted.run)
+        finally:
+            scanning.forget(stores, drafted.run)
+        told = mining.told(outcome)
         picture = _sheet(stores, outcome)
-        stores.db.rollback()
     sink = io.BytesIO()
     picture.save(sink, format="PNG")
     if sheet is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +18,10 @@ from models.plans import SelectionPolicy
 from models.states import CandidateState, RequestState
 from storage import campaigns, labels
 from storage.stores import Stores
+from storage.vectors import VectorShard
 from tasks import features
 from tasks.compute import feedback, outlook, scoring
 from tasks.compute.portable import Scorer
-from tasks.pool import Pool
 
 BACKGROUND_ROWS = 20_000
 BACKGROUND_SHARDS = 64  # more shards say little more of the mean and covariance, and each must be fetched
@@ -50,15 +51,17 @@ class Aim(NamedTuple):
         return self.probes.scorer if self.probes else None
 
 
-def aim(stores: Stores, run: CampaignRun, policy: SelectionPolicy, pool: Pool) -> Aim:
-    """The run's probes. Raises BadInput for exemplars that contradict one another, or that this encoder cannot see."""
-    campaign = stores.db.get_one(Campaign, run.campaign_id)
-    encoder = stores.db.get_one(EncoderSpec, run.encoder_id)
+def aim(stores: Stores, campaign: Campaign, run: CampaignRun, ordinary: Sequence[VectorShard]) -> Aim:
+    """The run's probes, against what is ordinary in its corpora.
+
+    Raises BadInput for exemplars that contradict one another, or that this encoder cannot see.
+    """
+    policy, encoder = SelectionPolicy.model_validate(run.policy), stores.db.get_one(EncoderSpec, run.encoder_id)
     shown = _shown(stores, campaign, encoder)
     history = _history(stores, campaign, encoder)
     if policy.strategy == "random":
         return Aim(shown, None, None, history)
-    behind = background(stores, pool, encoder, seed=policy.seed)
+    behind = background(stores, ordinary, encoder, seed=policy.seed)
     options = scoring.Options(policy.strategy, shrinkage=policy.shrinkage, text_weight=policy.text_weight)
 
     first = scoring.probe(shown.exemplars, behind, options, words=_words(stores, encoder, policy))
@@ -71,9 +74,8 @@ def aim(stores: Stores, run: CampaignRun, policy: SelectionPolicy, pool: Pool) -
     return Aim(shown, probes, adequacy, history)
 
 
-def background(stores: Stores, pool: Pool, encoder: EncoderSpec, *, seed: int) -> scoring.Background:
-    """Mean, covariance and some rows of the pool's shards, made once for the same shards and kept."""
-    shards = pool.shards
+def background(stores: Stores, shards: Sequence[VectorShard], encoder: EncoderSpec, *, seed: int) -> scoring.Background:
+    """Mean, covariance and some rows of shards, made once for the same shards and kept."""
     if len(shards) > BACKGROUND_SHARDS:
         picked = np.random.default_rng(seed).choice(len(shards), BACKGROUND_SHARDS, replace=False)
         shards = [shards[place] for place in np.sort(picked).tolist()]

@@ -23,6 +23,7 @@ def prepare_batch(run_id: int, plan: CampaignPlan) -> int:
     """Accept a mined run's candidates and write down what will be asked. Running it twice adds nothing."""
     with open_stores() as stores:
         run = campaigns.get_run(stores.db, run_id=run_id)
+        campaigns.require_sendable(stores.db, run=run)
         batch = labels.find_batch(stores.db, run_id=run_id)
         if batch is None:
             issue = campaigns.get_issue(stores.db, name=plan.issue)
@@ -46,6 +47,7 @@ def send_batch(batch_id: int) -> Sent:
     with open_stores() as stores:
         batch = stores.db.get_one(LabelBatch, batch_id)
         run = campaigns.get_run(stores.db, run_id=batch.run_id)
+        campaigns.require_sendable(stores.db, run=run)
         labeler = labeler_of(stores, batch)
         pairs = labels.requests_of(stores.db, batch_id=batch_id)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load as from_safetensors
@@ -24,14 +26,39 @@ def ranking(stores: Stores, run: CampaignRun, scorer: Scorer, pool: Pool) -> Ran
     groups = _groups(pool)
 
     def best(count: int) -> NDArray[np.int64]:
-        folder = f"scans/{run.key}/{count}" if len(groups) > 1 else ""
         parts = []
-        for number, group in enumerate(track(groups, "scanning")):
-            key = f"{folder}/{number}.safetensors" if folder else ""
+        for group in track(groups, "scanning"):
+            key = f"{_folder(run)}/{_digest(scorer, pool, group, count)}.safetensors" if len(groups) > 1 else ""
             parts.append(_group(stores, key, scorer, pool, group, count))
         return scan.merge(parts, keep=count).rows
 
     return best
+
+
+def forget(stores: Stores, run: CampaignRun) -> None:
+    """Remove the parts of a run's scan: nobody needs them once it is mined, or was only a dry run."""
+    for part in list(stores.objects.list(_folder(run))):
+        stores.objects.remove(part.key)
+
+
+def _folder(run: CampaignRun) -> str:
+    return f"scans/{run.key}"
+
+
+def _digest(scorer: Scorer, pool: Pool, group: range, count: int) -> str:
+    """Hash of all that a part follows from: probes, vectors and which of them count, the first row, how many are kept."""
+    found = hashlib.sha256(f"{_first_row(pool, group)}:{count}:{scorer.vectors.shape}".encode())
+    found.update(scorer.vectors.tobytes())
+    found.update(scorer.offsets.tobytes())
+    for number in group:
+        mask = pool.allowed[number]
+        found.update(f"{pool.shards[number].row.vectors_sha256}:{mask is None}".encode())
+        found.update(b"" if mask is None else np.packbits(mask).tobytes())
+    return found.hexdigest()
+
+
+def _first_row(pool: Pool, group: range) -> int:
+    return sum(len(shard) for shard in pool.shards[: group.start])
 
 
 def _groups(pool: Pool) -> list[range]:
@@ -50,7 +77,7 @@ def _group(stores: Stores, key: str, scorer: Scorer, pool: Pool, group: range, c
     if key and stores.objects.exists(key):
         held = from_safetensors(stores.objects.read(key))
         return scan.Ranked(held["rows"], held["scores"])
-    first = sum(len(shard) for shard in pool.shards[: group.start])
+    first = _first_row(pool, group)
     try:
         found = scan.best(
             scorer.vectors,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-BLOCK_ROWS = 8_192
+from tasks.compute.blocks import Room, Rows, as_tensor, parts
+from tasks.compute.scan import BLOCK_ROWS, Block, Top, blocks_of, on_all_cores
 
 
 def around(
@@ -19,24 +21,49 @@ def around(
 ) -> NDArray[np.int64]:
     """Rows, ascending, that are among the `count` nearest of any unit query (q, dim); shards (n_i, dim) laid end to end.
 
-    Each query keeps its running best, so memory is q · count whatever the corpus. Source: SEALS (arXiv 2007.00077), whose
-    candidates are the neighbours of what is labelled.
+    Rows as near as one another go by corpus order. Each query keeps its running best and what waits to get in, so memory
+    is q · (count + a block) whatever the corpus. Source: SEALS (arXiv 2007.00077), whose candidates are the neighbours of
+    what is labelled.
     """
-    best: NDArray[np.float32] = np.full((len(queries), count), -np.inf, dtype=np.float32)
-    rows: NDArray[np.int64] = np.full((len(queries), count), -1, dtype=np.int64)
-    first = 0
-    for shard, mask in zip(shards, allowed, strict=True):
-        for start in range(0, len(shard), BLOCK_ROWS):
-            block = np.asarray(shard[start : start + BLOCK_ROWS], dtype=np.float32)
-            cosines = queries @ block.T
-            if mask is not None:
-                cosines[:, ~mask[start : start + BLOCK_ROWS]] = -np.inf
-            if not (cosines > best[:, -1:]).any():
-                continue
-            both = np.hstack([best, cosines])
-            numbers = np.hstack([rows, np.broadcast_to(first + start + np.arange(len(block)), cosines.shape)])
-            order = np.argsort(-both, axis=1, kind="stable")[:, :count]
-            best, rows = np.take_along_axis(both, order, 1), np.take_along_axis(numbers, order, 1)
-        first += len(shard)
-    found: NDArray[np.int64] = np.unique(rows[np.isfinite(best)])
+    nearest = _Nearest(queries, count)
+    blocks = blocks_of(shards, allowed, 0, dim=queries.shape[1], size=BLOCK_ROWS)
+    on_all_cores(nearest.look_at, blocks, nearest.rise)
+    found: NDArray[np.int64] = np.unique(np.concatenate([top.ranked().rows for top in nearest.tops]))
     return found
+
+
+class _Nearest:
+    """A running best for each query, which any thread may add to."""
+
+    def __init__(self, queries: NDArray[np.float32], count: int) -> None:
+        self.tops = [Top(count) for _ in queries]
+        self._queries = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))  # (q, dim)
+        self._least: NDArray[np.float32] = np.full((len(queries), 1), -np.inf, dtype=np.float32)
+        self._room = Room()
+
+    def look_at(self, block: Block) -> None:
+        """Multiply a block, a cacheful at a time; only what may be among a query's best is looked at again."""
+        inside = block.inside
+        vectors = block.vectors if inside is None else block.vectors[inside]
+        found = [self._near(vectors[part], part.start) for part in parts(vectors)]
+        asking, places, cosines = (np.concatenate(column) for column in zip(*found, strict=True))
+        order = np.argsort(asking, kind="stable")
+        ends = np.cumsum(np.bincount(asking, minlength=len(self.tops)))[:-1]
+        for top, mine in zip(self.tops, np.split(order, ends), strict=True):
+            if len(mine):
+                top.add(block.rows(places[mine]), cosines[mine])
+
+    def _near(self, rows: Rows, first: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """(n,) queries, places counted on from `first`, and cosines of the pairs that may be among a query's best."""
+        wide = self._room.wide(as_tensor(rows))
+        product = self._room.take("cosines", (len(self.tops), len(wide)), torch.float32)
+        cosines: NDArray[np.float32] = torch.mm(self._queries, wide.T, out=product).numpy()  # (q, n)
+        near = np.flatnonzero(cosines >= self._least)  # never so for NaN; numpy looks through one dimension much faster
+        asking, places = np.divmod(near, len(wide))
+        return asking, places + first, cosines.ravel()[near]
+
+    def rise(self) -> None:
+        """Know what can no longer get in."""
+        for query, top in enumerate(self.tops):
+            top.rise()
+            self._least[query] = top.least

@@ -33,7 +33,7 @@ class Ranked(NamedTuple):
     scores: NDArray[np.float32]  # (k,)
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     """Consecutive rows of a shard, and which of them are to be scored."""
 
     vectors: Rows  # (n, dim)
@@ -70,14 +70,16 @@ def best(
     never returned. first_row: the corpus row that the first shard begins at; parts scanned apart go to `merge`.
     Memory is a few blocks, whatever the corpus. Raises ValueError for a row or probe that has NaN or infinity in it.
     """
-    top = _Top(keep)
+    top = Top(keep)
     masks = repeat(None) if allowed is None else allowed
-    blocks = _blocks(shards, masks, first_row, dim=probes.shape[1], size=BLOCK_ROWS if device == "cpu" else DEVICE_ROWS)
+    blocks = blocks_of(
+        shards, masks, first_row, dim=probes.shape[1], size=BLOCK_ROWS if device == "cpu" else DEVICE_ROWS
+    )
     first = next(blocks, None)
     kernels = Kernels(probes, offsets, like=None if first is None else first.vectors[:LIKE_ROWS])
     blocks = blocks if first is None else chain([first], blocks)
     if device == "cpu":
-        _on_all_cores(lambda block: _score(block, kernels.of(block.vectors, top.least), top), blocks, top.rise)
+        on_all_cores(lambda block: _score(block, kernels.of(block.vectors, top.least), top), blocks, top.rise)
     else:
         _on_device(blocks, kernels, top, torch.device(device))
     return top.ranked()
@@ -85,7 +87,7 @@ def best(
 
 def merge(parts: Iterable[Ranked], keep: int) -> Ranked:
     """The best `keep` of parts that were scanned apart, as if they had been scanned together."""
-    top = _Top(keep)
+    top = Top(keep)
     for part in parts:
         top.add(part.rows, part.scores)
     return top.ranked()
@@ -96,7 +98,7 @@ def scores(probes: NDArray[np.float32], rows: Rows, *, offsets: NDArray[np.float
     return Kernels(probes, offsets).of(rows)(rows)
 
 
-class _Top:
+class Top:
     """A running top-k that any thread may add to. Once it is full, a row that does not get in costs one comparison."""
 
     def __init__(self, keep: int) -> None:
@@ -142,9 +144,9 @@ class _Top:
         self._held, self._waiting = Ranked(rows, scores), []
 
 
-def _blocks(
+def blocks_of(
     shards: Iterable[Rows], allowed: Iterable[NDArray[np.bool_] | None], first_row: int, *, dim: int, size: int
-) -> Iterator[_Block]:
+) -> Iterator[Block]:
     """What is to be scored, block by block; blocks without an allowed row are passed over."""
     for shard, mask in zip(shards, allowed, strict=False):  # `allowed` may be endless
         if shard.ndim != 2 or shard.shape[1] != dim:
@@ -155,11 +157,11 @@ def _blocks(
             block = shard[start : start + size]
             inside = None if mask is None or mask.all() else np.flatnonzero(mask[start : start + size])
             if inside is None or len(inside):
-                yield _Block(block, first_row + start, inside)
+                yield Block(block, first_row + start, inside)
         first_row += len(shard)
 
 
-def _score(block: _Block, kernel: Kernel, top: _Top) -> None:
+def _score(block: Block, kernel: Kernel, top: Top) -> None:
     """Score one block and keep what may be among the best."""
     scores = block.scored(kernel)
     wrong = np.flatnonzero(~np.isfinite(scores))
@@ -170,12 +172,12 @@ def _score(block: _Block, kernel: Kernel, top: _Top) -> None:
         top.add(block.rows(places), scores[places])
 
 
-def _refuse(block: _Block, place: int) -> None:
+def _refuse(block: Block, place: int) -> None:
     row = int(block.rows(np.asarray([place]))[0])
     raise ValueError(f"row {row} has a score that is not finite; its vector holds NaN or infinity")
 
 
-def _on_all_cores(work: Callable[[_Block], None], blocks: Iterator[_Block], rise: Callable[[], None]) -> None:
+def on_all_cores(work: Callable[[Block], None], blocks: Iterator[Block], rise: Callable[[], None]) -> None:
     """Work on blocks in as many threads as there are cores, few blocks ahead, so that few shards are open at once.
 
     Threads over blocks, each with single-threaded kernels, keep 90 % of the cores' speed; a GEMM that is threaded
@@ -210,7 +212,7 @@ def _one_thread_each() -> None:
     threadpool_limits(1, user_api="openmp")
 
 
-def _on_device(blocks: Iterator[_Block], kernels: Kernels, top: _Top, device: torch.device) -> None:
+def _on_device(blocks: Iterator[Block], kernels: Kernels, top: Top, device: torch.device) -> None:
     """The same on a GPU: only what may be among the best comes back."""
     for block in blocks:
         vectors = block.vectors if block.inside is None else block.vectors[block.inside]

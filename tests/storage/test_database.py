@@ -63,6 +63,32 @@ def test_runs_from_before_rounds_survive_the_upgrade_and_the_way_back(tmp_path: 
     engine.dispose()
 
 
+def test_the_upgrade_forgets_what_was_planned_and_never_mined_with_its_watermarks(tmp_path: Path) -> None:
+    url = url_in(tmp_path)
+    open_engine(url).dispose()
+    config = alembic_config(url)
+    command.downgrade(config, "0002")
+    engine = create_engine(url)
+    with engine.begin() as db:
+        now = "'2026-01-01'"
+        db.execute(text(f"INSERT INTO issue VALUES (1, 'i', 'coat', '', '', 'triage', 1, {now})"))
+        db.execute(text(f"INSERT INTO campaign (id, name, issue_id, created_at) VALUES (1, 'c', 1, {now})"))
+        columns = "id, campaign_id, key, plan_key, series, encoder_id, issue_version, corpora, policy, state, excluded"
+        for number, state in ((1, "mined"), (2, "planned")):
+            values = f"{number}, 1, '{number}', 'p', {number}, 1, 1, '[]', '{{}}', '{state}', '{{}}', 3, {now}"
+            db.execute(text(f"INSERT INTO campaignrun ({columns}, scanned, created_at) VALUES ({values})"))
+            db.execute(text(f"INSERT INTO scoredshard VALUES ({number}, 1, {number}, 'w', {number})"))
+    command.upgrade(config, "head")
+    with engine.begin() as db:
+        assert db.execute(text("SELECT id, budget, shards, watermark_key FROM campaignrun")).all() == [(1, 0, "[]", "")]
+        assert db.execute(text("SELECT run_id FROM scoredshard")).all() == [(1,)]
+        db.execute(text("UPDATE campaignrun SET state = 'empty'"))
+    command.downgrade(config, "0002")
+    with engine.begin() as db:
+        assert db.execute(text("SELECT state FROM campaignrun")).all() == [("labelled",)]
+    engine.dispose()
+
+
 def test_a_database_from_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     url = url_in(tmp_path)
     engine = open_engine(url)

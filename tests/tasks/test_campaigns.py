@@ -48,8 +48,8 @@ def plan(
 def go(wanted: CampaignPlan) -> int:
     """Plan, mine and send, as run-campaign does."""
     run_id = planning.plan_run(wanted)
-    mining.mine_candidates(run_id)
-    routing.send_batch(routing.prepare_batch(run_id, wanted))
+    if mining.mine_candidates(run_id).candidates:
+        routing.send_batch(routing.prepare_batch(run_id, wanted))
     return run_id
 
 

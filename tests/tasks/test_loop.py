@@ -188,10 +188,18 @@ def test_an_image_close_to_evaluation_data_is_refused_and_counted(world: Path) -
         assert not campaigns.candidates_of(stores.db, run_id=1)
 
 
-def test_a_new_exemplar_makes_a_new_run(world: Path) -> None:
-    first = planning.plan_run(plan())
+def test_a_new_exemplar_takes_the_place_of_what_was_planned_without_it(world: Path) -> None:
+    def planned() -> tuple[str, int]:
+        with open_stores() as stores:
+            run = planning.plan_in(stores, plan())
+            assert len(campaigns.runs_of(stores.db, campaign_id=run.campaign_id)) == 1
+            return run.key, run.issue_version
+
+    first = planned()
     searching.add_exemplars("light-bar", [world / "images" / "dev" / "0000.png"], positive=False)
-    assert planning.plan_run(plan()) != first
+    second = planned()
+    assert second[0] != first[0]
+    assert second[1] == first[1] + 1
 
 
 def test_the_loop_closes_and_twice_changes_nothing(world: Path) -> None:

@@ -100,3 +100,24 @@ def test_neighbours_are_those_of_a_full_sort_and_never_barred_ones() -> None:
     cosines = np.where(allowed, queries @ np.concatenate(shards).astype(np.float32).T, -1)
     expected = np.unique(np.argsort(-cosines, axis=1, kind="stable")[:, :7])
     assert neighbours.around(queries, shards, masks, count=7).tolist() == expected.tolist()
+
+
+def test_neighbours_of_many_blocks_are_those_of_a_full_sort_with_ties_in_corpus_order() -> None:
+    generator = np.random.default_rng(4)
+    whole = generator.integers(-3, 4, size=(70_000, 8)).astype(np.float16)  # products are exact, and many are alike
+    queries = generator.integers(-3, 4, size=(9, 8)).astype(np.float32)
+    shards = np.split(whole, [50, 20_000, 20_000, 53_000])
+    masks = [generator.random(len(shard)) < share for shard, share in zip(shards, (1, 0.9, 1, 0.1, 0.5), strict=True)]
+    cosines = np.where(np.concatenate(masks), queries @ whole.astype(np.float32).T, -np.inf)
+    for count in (1, 40, 3_000):
+        expected = np.unique(np.argsort(-cosines, axis=1, kind="stable")[:, :count])
+        assert neighbours.around(queries, shards, masks, count=count).tolist() == expected.tolist()
+    everything = neighbours.around(queries, shards, masks, count=100_000)
+    assert everything.tolist() == np.flatnonzero(np.concatenate(masks)).tolist()
+    assert neighbours.around(queries, [], [], count=5).tolist() == []
+
+
+def test_rows_that_are_no_numbers_are_nobodys_neighbours() -> None:
+    rows = np.eye(4, dtype=np.float16)
+    rows[1] = np.nan
+    assert neighbours.around(np.eye(4, dtype=np.float32)[:1], [rows], [None], count=4).tolist() == [0, 2, 3]
