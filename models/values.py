@@ -91,6 +91,7 @@ class Sent(Report):
     project: str
     sent: int
     url: str = ""
+    note: str = Field("", description="why nothing was sent; empty when something was")
 
 
 class Synced(Report):

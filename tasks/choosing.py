@@ -79,7 +79,7 @@ def bar(stores: Stores, run: CampaignRun, encoder: EncoderSpec, *, across: bool)
     """Evaluation data, labelled data, and what this campaign or, with `across`, any other has decided."""
     labelled = labels.labelled_samples(stores.db)
     own = campaigns.decided_samples(stores.db, campaign_id=run.campaign_id, but_run=run.id or 0)
-    others = campaigns.sent_elsewhere(stores.db, campaign_id=run.campaign_id) if across else set()
+    others = campaigns.claimed_elsewhere(stores.db, campaign_id=run.campaign_id) if across else set()
     evaluation = _evaluation_ids(stores)
     reasons = dict.fromkeys(others, "sent by another campaign")
     reasons |= dict.fromkeys(own, "decided in this campaign")
