@@ -14,7 +14,7 @@ from models.errors import BadInput
 from storage import tables, vectors
 from storage.stores import Stores
 from tasks import features
-from tasks.ingesting import read_manifest
+from tasks.ingesting import manifest_schema, read_manifest
 
 
 class Pool(NamedTuple):
@@ -77,20 +77,16 @@ def _mask(
             manifest = manifest.append_column(name, pa.nulls(manifest.num_rows, kind))
     meets = np.zeros(manifest.num_rows, dtype=np.bool_)
     meets[tables.matching(manifest, condition)] = True
-    found: NDArray[np.bool_] = meets[shard.ids.column("row").to_numpy()]
+    found: NDArray[np.bool_] = meets[shard.manifest_rows()]
     return found
 
 
 def _columns(stores: Stores, rows: Sequence[EmbeddedShard]) -> dict[str, pa.DataType]:
-    """Columns of the first manifest of each corpus; a corpus that lacks one has nulls there."""
+    """Columns of any manifest: a corpus may get its metadata late, and a shard that lacks a column has nulls there."""
     found: dict[str, pa.DataType] = {}
-    seen: set[int] = set()
     for row in rows:
-        shard = stores.db.get_one(Shard, row.shard_id)
-        if shard.corpus_id not in seen:
-            seen.add(shard.corpus_id)
-            for field in read_manifest(stores, shard).schema:
-                found.setdefault(field.name, field.type)
+        for field in manifest_schema(stores, stores.db.get_one(Shard, row.shard_id)):
+            found.setdefault(field.name, field.type)
     return found
 
 
