@@ -76,11 +76,12 @@ class Collected(Report):
     seen: int = Field(description="frames that were scored")
     kept: int = Field(description="of these, kept")
     unknown: int = Field(description="of these, in none of the campaign's embedded corpora")
+    filtered: int = Field(0, description="of these, outside the campaign's filter")
     scored_otherwise: int = Field(description="of these, whose vectors here score otherwise")
     new: int = Field(description="of these, candidates")
     duplicate: int = Field(description="of these, known, too alike or beyond the budget")
     excluded: dict[str, int] = Field(default_factory=dict)
-    run_id: int = Field(0, description="the run that holds the candidates; 0 for a dry run")
+    run_id: int = Field(0, description="the run that holds the candidates; 0 for a dry run, and where nothing is new")
 
 
 class Sent(Report):

@@ -39,6 +39,17 @@ class Pool(NamedTuple):
         """Vectors and ids of rows (n,)."""
         return vectors.take(self.shards, rows, dim=self.dim)
 
+    def allows(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these rows (n,) may be chosen."""
+        starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
+        owners = np.searchsorted(starts, rows, side="right") - 1
+        found = np.ones(len(rows), dtype=np.bool_)
+        for owner in np.unique(owners).tolist():
+            mask, places = self.allowed[owner], owners == owner
+            if mask is not None:
+                found[places] = mask[rows[places] - starts[owner]]
+        return found
+
     def draw(self, count: int, *, seed: int) -> NDArray[np.int64]:
         """Up to `count` rows that may be chosen, each equally likely, in random order; the same for a seed."""
         sizes = self.sizes

@@ -18,6 +18,7 @@ from storage.stores import Stores, open_stores
 from tasks import choosing, mining, planning
 from tasks.compute import images
 from tasks.compute.sheet import Picture, Strip, contact_sheet
+from tasks.outputs import require_place
 from tasks.steps import step
 
 ACROSS = 10  # pictures in a row
@@ -29,6 +30,8 @@ def preview(plan: CampaignPlan, sheet: Path | None) -> Previewed:
 
     The very same code chooses, so that what is shown is what a run would send.
     """
+    if sheet is not None:
+        require_place(sheet)
     with open_stores() as stores:
         run = planning.plan_in(stores, plan)
         if run.state is not RunState.PLANNED:
