@@ -80,7 +80,9 @@ class SelectionPolicy(Plan):
     prototype_share: float = Field(
         0.0, ge=0.0, le=1.0, description="Share of the best dealt evenly among the exemplars that they are most like"
     )
-    balance_classes: bool = Field(False, description="Deal the best evenly among the classes that the model predicts")
+    balance_classes: bool = Field(
+        False, description="Deal the best evenly among the classes that the campaign's model predicts; needs a model"
+    )
     near_duplicate_cosine: float = Field(
         0.995,
         gt=0.0,
@@ -209,6 +211,14 @@ class CampaignPlan(Plan):
     )
     model: str = Field("", description="Model version whose predictions go along as pre-annotations; empty: none")
     route: bool = Field(True, description="Send the choice to the labeller; otherwise stop after mining")
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> Self:
+        if self.policy.balance_classes and not self.model:
+            raise ValueError(
+                "balance_classes needs a model, whose predicted classes are balanced; name one with --model"
+            )
+        return self
 
 
 class ContinuePlan(Plan):

@@ -9,14 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.campaign import CampaignRun
+from models.campaign import Campaign, CampaignRun
 from models.corpus import EncoderSpec
+from models.errors import BadInput
 from models.plans import SelectionPolicy
 from models.states import Arm, Split
 from storage import campaigns, corpora, labels, vectors
 from storage.stores import Stores
 from tasks import features
-from tasks.compute import portable, selection
+from tasks.compute import portable, scoring, selection
 from tasks.compute.portable import Scorer
 from tasks.pool import Pool
 
@@ -33,6 +34,7 @@ class Barred(NamedTuple):
 
     reasons: dict[str, str]  # sample id → reason
     evaluation: NDArray[np.float32]  # (m, dim)
+    exemplars: NDArray[np.float32]  # (e, dim) positive and negative
     spoken_for: NDArray[np.float32]  # (k, dim) labelled, or sent by some campaign
 
 
@@ -75,19 +77,26 @@ class Ranked(NamedTuple):
         return Ranked(self.rows[places], self.taken.at(places), self.scored.at(places), self.merits[places], reasons)
 
 
-def bar(stores: Stores, run: CampaignRun, encoder: EncoderSpec, *, across: bool) -> Barred:
-    """Evaluation data, labelled data, and what this campaign or, with `across`, any other has decided."""
+def bar(
+    stores: Stores, run: CampaignRun, encoder: EncoderSpec, exemplars: scoring.Exemplars, *, across: bool
+) -> Barred:
+    """Evaluation data, labelled data, the issue's exemplars, and what this campaign or, with `across`, any other decided.
+
+    Raises BadInput for evaluation data that the encoder has not seen: near-duplicates of it could not be told.
+    """
+    issue_id = stores.db.get_one(Campaign, run.campaign_id).issue_id
+    shown = {sample.id for _, sample in campaigns.exemplars_of(stores.db, issue_id=issue_id)}
     labelled = labels.labelled_samples(stores.db)
     own = campaigns.decided_samples(stores.db, campaign_id=run.campaign_id, but_run=run.id or 0)
     others = campaigns.claimed_elsewhere(stores.db, campaign_id=run.campaign_id) if across else set()
-    evaluation = _evaluation_ids(stores)
+    evaluation, apart = _evaluation(stores, encoder)
     reasons = dict.fromkeys(others, "sent by another campaign")
     reasons |= dict.fromkeys(own, "decided in this campaign")
     reasons |= dict.fromkeys(labelled, "labelled already")
+    reasons |= dict.fromkeys(shown, "an exemplar of the issue")
     reasons |= dict.fromkeys(evaluation, "evaluation data")
-    _, apart = features.of_known(stores, sorted(evaluation), encoder)
     _, spoken_for = features.of_known(stores, sorted((labelled | own | others) - evaluation), encoder)
-    return Barred(reasons, apart, spoken_for)
+    return Barred(reasons, apart, np.vstack([exemplars.positive, exemplars.negative]), spoken_for)
 
 
 def choose(case: Case, *, budget: int) -> Selected:
@@ -181,6 +190,7 @@ def _look_at(case: Case, rows: NDArray[np.int64]) -> Ranked:
         scored = portable.score(case.scorer, taken.vectors)
     reasons = [barred.reasons.get(sample_id, "") for sample_id in taken.sample_ids]
     leaks = selection.too_close(taken.vectors, barred.evaluation, cosine=policy.leak_cosine)
+    shown = selection.too_close(taken.vectors, barred.exemplars, cosine=policy.near_duplicate_cosine)
     known = selection.too_close(taken.vectors, barred.spoken_for, cosine=policy.near_duplicate_cosine)
     seen: set[str] = set()
     for place, sample_id in enumerate(taken.sample_ids):
@@ -190,6 +200,8 @@ def _look_at(case: Case, rows: NDArray[np.int64]) -> Ranked:
             reasons[place] = "near-duplicate of evaluation data"
         elif sample_id in seen:
             reasons[place] = "the same bytes again"
+        elif shown[place]:
+            reasons[place] = "near-duplicate of an exemplar of the issue"
         elif known[place]:
             reasons[place] = "near-duplicate of what is labelled or sent"
         seen.add(sample_id)
@@ -272,6 +284,19 @@ def _in_order(
     )
 
 
-def _evaluation_ids(stores: Stores) -> set[str]:
+def _evaluation(stores: Stores, encoder: EncoderSpec) -> tuple[set[str], NDArray[np.float32]]:
+    """Labelled samples of development and holdout corpora, and their vectors (m, dim); zeros for what is unreadable now."""
     held = [c for split in (Split.DEVELOPMENT, Split.HOLDOUT) for c in corpora.list_corpora(stores.db, split=split)]
-    return {sample.id for _, sample in labels.labels_of_corpora(stores.db, corpora=held)}
+    for corpus in held:
+        if corpora.shards_without(stores.db, corpus=corpus, encoder=encoder):
+            raise BadInput(
+                f"corpus '{corpus.name}' holds evaluation data without vectors of encoder '{encoder.name}', so that a "
+                "candidate that nearly duplicates it could not be told; embed it with: "
+                f"dipnet embed {corpus.name} --encoder {encoder.name}"
+            )
+    ids = {sample.id for _, sample in labels.labels_of_corpora(stores.db, corpora=held)}
+    if not ids:
+        return ids, np.empty((0, encoder.dim), np.float32)
+    rows = corpora.embedded_shards(stores.db, corpora=held, encoder=encoder)
+    found, _ = vectors.gather(features.open_shards(stores, rows, encoder), sorted(ids), dim=encoder.dim)
+    return ids, found

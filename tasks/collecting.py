@@ -103,7 +103,7 @@ def _case(stores: Stores, run: CampaignRun, origin: CampaignRun, pool: Pool) -> 
         policy=SelectionPolicy.model_validate(run.policy),
         seed=0,
         pool=pool,
-        barred=choosing.bar(stores, run, encoder, across=True),
+        barred=choosing.bar(stores, run, encoder, probing.shown_of(stores, run).exemplars, across=True),
         scorer=probing.load(stores, origin),
         ranking=None,
         classes_of=None,

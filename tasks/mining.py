@@ -65,7 +65,7 @@ def mine(stores: Stores, run: CampaignRun) -> Outcome:
         policy=policy,
         seed=policy.seed + 1_000 * (run.series - 1) + run.round - 1,
         pool=pool,
-        barred=choosing.bar(stores, run, encoder, across=policy.across_campaigns),
+        barred=choosing.bar(stores, run, encoder, aim.shown.exemplars, across=policy.across_campaigns),
         scorer=aim.scorer,
         ranking=scanning.ranking(stores, run, aim.scorer, searched) if aim.scorer else None,
         classes_of=_classes_of(stores, run),

@@ -149,7 +149,7 @@ def _require_sight(
     if adequacy.verdict == "blind" and policy.blind == "refuse" and policy.strategy != "text":
         raise BadInput(
             f"campaign '{campaign.name}': encoder '{encoder.name}' can hardly tell its exemplars from the background "
-            f"({adequacy.reason}); add exemplars, take another encoder, or go on with --blind warn"
+            f"({adequacy.reason}); add exemplars, take another encoder, or go on with --set blind=warn"
         )
 
 
