@@ -227,8 +227,8 @@ class Progress(Report):
     cost: float
     rounds: list[Round]
     next_hit: dict[str, float] = Field(description="labels, minutes and money that the next hit will probably take")
-    prevalence: dict[str, float] = Field(description="share of the pool that are hits, by the random arm")
-    missed: dict[str, float] = Field(description="hits of the pool that are not found, by the random arm")
+    prevalence: dict[str, float] = Field(description="share of hits in the pool as it was, by the random arms")
+    missed: dict[str, float] = Field(description="hits of the pool that are not found, by the random arms")
     stop: str = Field("", description="why it should stop; empty: it should not")
 
 

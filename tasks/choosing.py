@@ -50,6 +50,13 @@ class Case(NamedTuple):
     classes_of: ClassesOf | None
 
 
+class Eligible(NamedTuple):
+    """How many rows the random arm could have drawn, told from the share that was free of those it looked at."""
+
+    rows: float
+    error: float  # standard error, as a share of `rows`; 0 when it looked at all
+
+
 class Selected(NamedTuple):
     """Chosen elements, best first, with why each is there, and what was left out by reason."""
 
@@ -60,6 +67,7 @@ class Selected(NamedTuple):
     arms: list[Arm]  # (k,)
     stands_for: NDArray[np.int64]  # (k,)
     excluded: dict[str, int]
+    eligible: Eligible | None = None  # None without a random arm
 
 
 class Ranked(NamedTuple):
@@ -106,7 +114,7 @@ def choose(case: Case, *, budget: int) -> Selected:
     """
     by_chance = budget if case.scorer is None else int(budget * case.policy.random_share)
     at_border = 0 if case.scorer is None else int(budget * case.policy.boundary_share)
-    drawn, counted = _random_arm(case, by_chance)
+    drawn, counted, eligible = _random_arm(case, by_chance)
     parts, arms = [drawn], [Arm.RANDOM] * len(drawn.rows)
     stands_for: list[NDArray[np.int64]] = [np.zeros(len(drawn.rows), np.int64)]
     if case.ranking is not None:
@@ -117,7 +125,7 @@ def choose(case: Case, *, budget: int) -> Selected:
         parts += [ranked.at(best.places), ranked.at(border)]
         arms += [Arm.EXPLOIT] * len(best.places) + [Arm.BOUNDARY] * len(border)
         stands_for += [best.stands_for, np.zeros(len(border), np.int64)]
-    return _in_order(parts, arms, np.concatenate(stands_for), dict(counted))
+    return _in_order(parts, arms, np.concatenate(stands_for), dict(counted))._replace(eligible=eligible)
 
 
 def choose_among(case: Case, rows: NDArray[np.int64], *, budget: int) -> Selected:
@@ -130,7 +138,7 @@ def choose_among(case: Case, rows: NDArray[np.int64], *, budget: int) -> Selecte
     return _in_order([ranked.at(best.places)], [Arm.EXPLOIT] * len(best.places), best.stands_for, left_out)
 
 
-def _random_arm(case: Case, count: int) -> tuple[Ranked, Counter[str]]:
+def _random_arm(case: Case, count: int) -> tuple[Ranked, Counter[str], Eligible | None]:
     """`count` rows by chance among those that may be chosen; what was drawn and is barred is counted."""
     total, depth = int(case.pool.sizes.sum()), 2 * count + 100
     while True:
@@ -140,10 +148,23 @@ def _random_arm(case: Case, count: int) -> tuple[Ranked, Counter[str]]:
         if len(free) == count or depth >= total:
             break
         depth *= 4
+    eligible = _eligible(found, total) if count else None
     if case.scorer is not None:
-        return found.at(free), Counter()
+        return found.at(free), Counter(), eligible
     reach = int(free[-1]) + 1 if len(free) == count else len(rows)
-    return found.at(free), Counter(reason for reason in found.reasons[:reach] if reason)
+    return found.at(free), Counter(reason for reason in found.reasons[:reach] if reason), eligible
+
+
+def _eligible(drawn: Ranked, total: int) -> Eligible:
+    """How many of the pool's rows are free, from rows drawn by chance: a count over all would read every shard's ids.
+
+    The share of free rows among those drawn times the pool's rows is without bias; its error is a hypergeometric count's.
+    """
+    looked_at, free = len(drawn.reasons), drawn.reasons.count("")
+    if not free:
+        return Eligible(0.0, 0.0)
+    share, unseen = free / looked_at, (total - looked_at) / max(total - 1, 1)
+    return Eligible(share * total, float(np.sqrt((1 - share) / free * unseen)))
 
 
 def _best(case: Case, ranking: Ranking, drawn: Ranked, wanted: int) -> tuple[Ranked, selection.Chosen]:
