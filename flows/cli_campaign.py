@@ -225,5 +225,5 @@ def campaign_collect(
     if send and not apply:
         raise BadInput("--send needs --apply; without it nothing is kept")
     found = collecting.collect(file, apply=apply)
-    sent = collecting.send(found.run_id).model_dump() if send and found.run_id else {}
+    sent = collecting.send(found.run_id).model_dump() if send else {}
     console.show({**found.model_dump(), **sent}, as_json=as_json)

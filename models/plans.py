@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from models.errors import BadInput
 from models.states import Split
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,98}$")]
@@ -78,7 +80,9 @@ class SelectionPolicy(Plan):
     prototype_share: float = Field(
         0.0, ge=0.0, le=1.0, description="Share of the best dealt evenly among the exemplars that they are most like"
     )
-    balance_classes: bool = Field(False, description="Deal the best evenly among the classes that the model predicts")
+    balance_classes: bool = Field(
+        False, description="Deal the best evenly among the classes that the campaign's model predicts; needs a model"
+    )
     near_duplicate_cosine: float = Field(
         0.995,
         gt=0.0,
@@ -116,7 +120,10 @@ class PoolFilter(Plan):
 
     where: str = Field("", description="SQL condition over metadata columns, such as: camera = 'roof' AND speed > 3")
     time_column: str = Field("", description="Metadata column with the time of an image (for since and until)")
-    since: str = Field("", description="Only images from this time on, such as 2026-11-01 or 2026-11-01T06:00")
+    since: str = Field(
+        "",
+        description="Only images from this time on, such as 2026-11-01 or 2026-11-01T06:00+01:00; UTC without an offset",
+    )
     until: str = Field("", description="Only images before this time")
 
     @model_validator(mode="after")
@@ -136,13 +143,33 @@ class PoolFilter(Plan):
 
     @property
     def condition(self) -> str:
-        """All of it as one SQL condition; empty when everything may be chosen."""
+        """All of it as one SQL condition; empty when everything may be chosen. Raises BadInput for a where that ends early."""
+        if not _closes(self.where):
+            raise BadInput(
+                f"where {self.where!r} cannot be used: its parentheses do not match, or it holds a comment; mend it"
+            )
         parts = [f"({self.where})"] if self.where.strip() else []
         column = '"' + self.time_column.replace('"', '""') + '"'
         for value, operator in ((self.since, ">="), (self.until, "<")):
             if value:
-                parts.append(f"TRY_CAST({column} AS TIMESTAMP) {operator} TIMESTAMP '{value}'")
+                parts.append(f"TRY_CAST({column} AS TIMESTAMPTZ) {operator} TIMESTAMPTZ '{_in_utc(value)}'")
         return " AND ".join(parts)
+
+
+def _closes(where: str) -> bool:
+    """Whether text stays inside the parentheses around it: no `) OR (` that would let it out of a time window, no comment."""
+    bare, depth = re.sub(r"'[^']*'|\"[^\"]*\"", "", where), 0
+    for mark in re.findall(r"[()]", bare):
+        depth += 1 if mark == "(" else -1
+        if depth < 0:
+            return False
+    return depth == 0 and "--" not in bare and "/*" not in bare
+
+
+def _in_utc(value: str) -> str:
+    """An ISO time as UTC; without an offset it is UTC already."""
+    time = datetime.fromisoformat(value)
+    return (time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)).isoformat(" ")
 
 
 class StopRule(Plan):
@@ -179,6 +206,14 @@ class CampaignPlan(Plan):
     )
     model: str = Field("", description="Model version whose predictions go along as pre-annotations; empty: none")
     route: bool = Field(True, description="Send the choice to the labeller; otherwise stop after mining")
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> Self:
+        if self.policy.balance_classes and not self.model:
+            raise ValueError(
+                "balance_classes needs a model, whose predicted classes are balanced; name one with --model"
+            )
+        return self
 
 
 class ContinuePlan(Plan):

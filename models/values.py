@@ -76,11 +76,12 @@ class Collected(Report):
     seen: int = Field(description="frames that were scored")
     kept: int = Field(description="of these, kept")
     unknown: int = Field(description="of these, in none of the campaign's embedded corpora")
+    filtered: int = Field(0, description="of these, outside the campaign's filter")
     scored_otherwise: int = Field(description="of these, whose vectors here score otherwise")
     new: int = Field(description="of these, candidates")
     duplicate: int = Field(description="of these, known, too alike or beyond the budget")
     excluded: dict[str, int] = Field(default_factory=dict)
-    run_id: int = Field(0, description="the run that holds the candidates; 0 for a dry run")
+    run_id: int = Field(0, description="the run that holds the candidates; 0 for a dry run, and where nothing is new")
 
 
 class Sent(Report):
@@ -91,6 +92,7 @@ class Sent(Report):
     project: str
     sent: int
     url: str = ""
+    note: str = Field("", description="why nothing was sent; empty when something was")
 
 
 class Synced(Report):
@@ -225,8 +227,8 @@ class Progress(Report):
     cost: float
     rounds: list[Round]
     next_hit: dict[str, float] = Field(description="labels, minutes and money that the next hit will probably take")
-    prevalence: dict[str, float] = Field(description="share of the pool that are hits, by the random arm")
-    missed: dict[str, float] = Field(description="hits of the pool that are not found, by the random arm")
+    prevalence: dict[str, float] = Field(description="share of hits in the pool as it was, by the random arms")
+    missed: dict[str, float] = Field(description="hits of the pool that are not found, by the random arms")
     stop: str = Field("", description="why it should stop; empty: it should not")
 
 

@@ -9,7 +9,10 @@ from sqlmodel import Session, col, func, select
 from models.campaign import Campaign, CampaignRun, Candidate, Exemplar, Issue, ScoredShard
 from models.corpus import Sample
 from models.errors import BadInput, NotFound
+from models.labeling import LabelRequest
 from models.states import CampaignState, CandidateState, IssueState, RunState, may_move, move
+
+SENT = (CandidateState.SENT, CandidateState.LABELLED, CandidateState.SKIPPED)
 
 
 def find_issue(db: Session, *, name: str) -> Issue | None:
@@ -193,10 +196,17 @@ def decided_samples(db: Session, *, campaign_id: int, but_run: int) -> set[str]:
 
 
 def sent_elsewhere(db: Session, *, campaign_id: int) -> set[str]:
-    """Samples that other campaigns accepted or sent."""
+    """Samples that other campaigns sent."""
     query = select(Candidate.sample_id).join(CampaignRun).where(CampaignRun.campaign_id != campaign_id)
-    states = [CandidateState.ACCEPTED, CandidateState.SENT, CandidateState.LABELLED, CandidateState.SKIPPED]
-    return set(db.exec(query.where(col(Candidate.state).in_(states)).distinct()).all())
+    return set(db.exec(query.where(col(Candidate.state).in_(SENT)).distinct()).all())
+
+
+def claimed_elsewhere(db: Session, *, campaign_id: int) -> set[str]:
+    """Samples that other campaigns sent, will send as soon as the labeller answers, or had accepted by a person."""
+    query = select(Candidate.sample_id).join(CampaignRun).join(LabelRequest, isouter=True)
+    query = query.where(CampaignRun.campaign_id != campaign_id, Candidate.state != CandidateState.DISCARDED)
+    claimed = col(Candidate.state).in_([CandidateState.ACCEPTED, *SENT]) | col(LabelRequest.id).is_not(None)
+    return set(db.exec(query.where(claimed).distinct()).all())
 
 
 def advance_issue(db: Session, *, issue: Issue, target: IssueState) -> None:

@@ -82,6 +82,13 @@ def embedded_shards(db: Session, *, corpora: Sequence[Corpus], encoder: EncoderS
     return rows
 
 
+def shards_without(db: Session, *, corpus: Corpus, encoder: EncoderSpec) -> int:
+    """How many of a corpus's shards lack vectors of an encoder."""
+    done = select(EmbeddedShard.shard_id).join(EmbeddingSet).where(EmbeddingSet.encoder_id == encoder.id)
+    query = select(func.count(col(Shard.id))).where(Shard.corpus_id == corpus.id, col(Shard.id).not_in(done))
+    return db.exec(query).one()
+
+
 def embedded_shard_ids(db: Session, *, set_id: int) -> set[int]:
     """Shards that are complete in an embedding set."""
     return set(db.exec(select(EmbeddedShard.shard_id).where(EmbeddedShard.embedding_set_id == set_id)).all())

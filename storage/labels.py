@@ -9,7 +9,7 @@ from sqlmodel import Session, col, func, select
 from models.campaign import Campaign, CampaignRun, Candidate
 from models.corpus import Corpus, Sample
 from models.labeling import Label, LabelBatch, LabelRequest
-from models.states import CandidateState, RequestState, move
+from models.states import CandidateState, RequestState, RunState, move
 from models.values import Answer
 
 
@@ -19,9 +19,10 @@ def find_batch(db: Session, *, run_id: int) -> LabelBatch | None:
 
 
 def open_batches(db: Session, *, campaigns: Sequence[str]) -> Sequence[tuple[LabelBatch, Campaign]]:
-    """Batches that still wait for answers, of these campaigns or of all."""
+    """Batches that were sent and still wait for answers, of these campaigns or of all."""
     query = select(LabelBatch, Campaign).join(CampaignRun, col(CampaignRun.id) == LabelBatch.run_id).join(Campaign)
-    query = query.where(col(LabelBatch.complete).is_(False)).order_by(col(LabelBatch.id))
+    query = query.where(col(LabelBatch.complete).is_(False), CampaignRun.state == RunState.SENT)
+    query = query.order_by(col(LabelBatch.id))
     return db.exec(query.where(col(Campaign.name).in_(campaigns)) if campaigns else query).all()
 
 

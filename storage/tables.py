@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 from models.errors import BadInput
 
 RESERVED = frozenset({"key", "etag", "bytes", "folder", "uri", "sample_id", "shard_id", "row"})
+ELSEWHERE = frozenset({"current_setting", "getenv", "getvariable", "nextval", "currval", "query", "query_table"})
 
 
 def to_bytes(table: pa.Table) -> bytes:
@@ -25,6 +28,16 @@ def to_bytes(table: pa.Table) -> bytes:
 def from_bytes(data: bytes) -> pa.Table:
     """The table in Parquet bytes."""
     return pq.read_table(pa.BufferReader(data))
+
+
+def columns_of(data: bytes, names: Sequence[str]) -> pa.Table:
+    """Only these columns of the table in Parquet bytes."""
+    return pq.read_table(pa.BufferReader(data), columns=list(names))
+
+
+def schema_of(data: bytes) -> pa.Schema:
+    """Names and types of the columns in Parquet bytes; no row is read."""
+    return pq.read_schema(pa.BufferReader(data))
 
 
 def read_metadata(data: bytes, *, source: str) -> pa.Table:
@@ -51,24 +64,49 @@ def where(table: pa.Table, condition: str) -> pa.Table:
 def matching(table: pa.Table, condition: str) -> list[int]:
     """Numbers of the rows for which an SQL condition over the columns holds. Raises BadInput when it is no condition.
 
-    The condition comes from a person: the connection can read this table and nothing else, no file and no network.
+    The condition comes from a person: the connection can read this table and nothing else, no file and no network. Times
+    without an offset are UTC, whatever the machine's time zone.
     """
     numbered = table.append_column("__row", pa.array(range(table.num_rows), pa.int64()))
     with duckdb.connect(
         config={"enable_external_access": "false", "python_enable_replacements": "false"}
     ) as connection:
         connection.register("images", numbered)
+        connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET lock_configuration = true")
         try:
-            statements = connection.extract_statements(f"SELECT __row FROM images WHERE ({condition}) ORDER BY __row")  # noqa: S608
-            if len(statements) != 1:
-                raise BadInput(f"condition '{condition}' is more than one statement; write one condition")
-            return [row for (row,) in connection.execute(statements[0]).fetchall()]
-        except duckdb.Error as error:
+            _require_expression(connection, condition)
+            # On lines of its own, so that a comment in it ends with it.
+            query = f"SELECT __row FROM images WHERE (\n{condition}\n) ORDER BY __row"  # noqa: S608
+            return [row for (row,) in connection.execute(query).fetchall()]
+        except (duckdb.Error, UnicodeError) as error:
             reason = str(error).splitlines()[0]
             raise BadInput(
-                f"condition '{condition}' cannot be used ({reason}); columns: {', '.join(table.column_names)}"
+                f"condition {condition!r} cannot be used ({reason}); columns: {', '.join(table.column_names)}"
             ) from None
+
+
+def _require_expression(connection: duckdb.DuckDBPyConnection, condition: str) -> None:
+    """Raises duckdb.Error or UnicodeError for what is no single expression, BadInput for one that looks beyond a row."""
+    condition.encode()
+    duckdb.SQLExpression(condition)
+    (text,) = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{condition}\n)"]).fetchone() or ("{}",)
+    for node in _nodes(json.loads(text)):
+        if node.get("class") == "SUBQUERY":
+            raise BadInput(f"condition {condition!r} holds a query of its own; write one over an image's columns alone")
+        if node.get("class") == "FUNCTION" and node.get("function_name") in ELSEWHERE:
+            raise BadInput(
+                f"condition {condition!r} uses {node['function_name']}, which looks beyond the columns; leave it out"
+            )
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every object of a parsed statement."""
+    if isinstance(tree, dict):
+        yield tree
+    if isinstance(tree, dict | list):
+        for part in tree.values() if isinstance(tree, dict) else tree:
+            yield from _nodes(part)
 
 
 def column(table: pa.Table, name: str, *, source: str) -> list[str]:

@@ -9,14 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.campaign import CampaignRun
+from models.campaign import Campaign, CampaignRun
 from models.corpus import EncoderSpec
+from models.errors import BadInput
 from models.plans import SelectionPolicy
 from models.states import Arm, Split
 from storage import campaigns, corpora, labels, vectors
 from storage.stores import Stores
 from tasks import features
-from tasks.compute import contrast, portable, selection
+from tasks.compute import contrast, portable, scoring, selection
 from tasks.compute.contrast import Contrast
 from tasks.compute.portable import Scorer
 from tasks.pool import Pool
@@ -34,6 +35,7 @@ class Barred(NamedTuple):
 
     reasons: dict[str, str]  # sample id → reason
     evaluation: NDArray[np.float32]  # (m, dim)
+    exemplars: NDArray[np.float32]  # (e, dim) positive and negative
     spoken_for: NDArray[np.float32]  # (k, dim) labelled, or sent by some campaign
 
 
@@ -50,6 +52,13 @@ class Case(NamedTuple):
     contrast: Contrast | None = None  # a second opinion on the best
 
 
+class Eligible(NamedTuple):
+    """How many rows the random arm could have drawn, told from the share that was free of those it looked at."""
+
+    rows: float
+    error: float  # standard error, as a share of `rows`; 0 when it looked at all
+
+
 class Selected(NamedTuple):
     """Chosen elements, best first, with why each is there, and what was left out by reason."""
 
@@ -60,6 +69,7 @@ class Selected(NamedTuple):
     arms: list[Arm]  # (k,)
     stands_for: NDArray[np.int64]  # (k,)
     excluded: dict[str, int]
+    eligible: Eligible | None = None  # None without a random arm
 
 
 class Ranked(NamedTuple):
@@ -77,19 +87,24 @@ class Ranked(NamedTuple):
         return Ranked(self.rows[places], self.taken.at(places), self.scored.at(places), self.merits[places], reasons)
 
 
-def bar(stores: Stores, run: CampaignRun, encoder: EncoderSpec, *, across: bool) -> Barred:
-    """Evaluation data, labelled data, and what this campaign or, with `across`, any other has decided."""
+def bar(stores: Stores, campaign: Campaign, run: CampaignRun, exemplars: scoring.Exemplars, *, across: bool) -> Barred:
+    """Evaluation data, labelled data, the issue's exemplars, and what this campaign or, with `across`, any other decided.
+
+    Raises BadInput for evaluation data that the encoder has not seen: near-duplicates of it could not be told.
+    """
+    encoder = stores.db.get_one(EncoderSpec, run.encoder_id)
+    shown = {sample.id for _, sample in campaigns.exemplars_of(stores.db, issue_id=campaign.issue_id)}
     labelled = labels.labelled_samples(stores.db)
     own = campaigns.decided_samples(stores.db, campaign_id=run.campaign_id, but_run=run.id or 0)
-    others = campaigns.sent_elsewhere(stores.db, campaign_id=run.campaign_id) if across else set()
-    evaluation = _evaluation_ids(stores)
+    others = campaigns.claimed_elsewhere(stores.db, campaign_id=run.campaign_id) if across else set()
+    evaluation, apart = _evaluation(stores, encoder)
     reasons = dict.fromkeys(others, "sent by another campaign")
     reasons |= dict.fromkeys(own, "decided in this campaign")
     reasons |= dict.fromkeys(labelled, "labelled already")
+    reasons |= dict.fromkeys(shown, "an exemplar of the issue")
     reasons |= dict.fromkeys(evaluation, "evaluation data")
-    _, apart = features.of_known(stores, sorted(evaluation), encoder)
     _, spoken_for = features.of_known(stores, sorted((labelled | own | others) - evaluation), encoder)
-    return Barred(reasons, apart, spoken_for)
+    return Barred(reasons, apart, np.vstack([exemplars.positive, exemplars.negative]), spoken_for)
 
 
 def choose(case: Case, *, budget: int) -> Selected:
@@ -99,7 +114,7 @@ def choose(case: Case, *, budget: int) -> Selected:
     """
     by_chance = budget if case.scorer is None else int(budget * case.policy.random_share)
     at_border = 0 if case.scorer is None else int(budget * case.policy.boundary_share)
-    drawn, counted = _random_arm(case, by_chance)
+    drawn, counted, eligible = _random_arm(case, by_chance)
     parts, arms = [drawn], [Arm.RANDOM] * len(drawn.rows)
     stands_for: list[NDArray[np.int64]] = [np.zeros(len(drawn.rows), np.int64)]
     if case.ranking is not None:
@@ -110,7 +125,7 @@ def choose(case: Case, *, budget: int) -> Selected:
         parts += [ranked.at(best.places), ranked.at(border)]
         arms += [Arm.EXPLOIT] * len(best.places) + [Arm.BOUNDARY] * len(border)
         stands_for += [best.stands_for, np.zeros(len(border), np.int64)]
-    return _in_order(parts, arms, np.concatenate(stands_for), dict(counted))
+    return _in_order(parts, arms, np.concatenate(stands_for), dict(counted))._replace(eligible=eligible)
 
 
 def choose_among(case: Case, rows: NDArray[np.int64], *, budget: int) -> Selected:
@@ -123,7 +138,7 @@ def choose_among(case: Case, rows: NDArray[np.int64], *, budget: int) -> Selecte
     return _in_order([ranked.at(best.places)], [Arm.EXPLOIT] * len(best.places), best.stands_for, left_out)
 
 
-def _random_arm(case: Case, count: int) -> tuple[Ranked, Counter[str]]:
+def _random_arm(case: Case, count: int) -> tuple[Ranked, Counter[str], Eligible | None]:
     """`count` rows by chance among those that may be chosen; what was drawn and is barred is counted."""
     total, depth = int(case.pool.sizes.sum()), 2 * count + 100
     while True:
@@ -133,10 +148,23 @@ def _random_arm(case: Case, count: int) -> tuple[Ranked, Counter[str]]:
         if len(free) == count or depth >= total:
             break
         depth *= 4
+    eligible = _eligible(found, total) if count else None
     if case.scorer is not None:
-        return found.at(free), Counter()
+        return found.at(free), Counter(), eligible
     reach = int(free[-1]) + 1 if len(free) == count else len(rows)
-    return found.at(free), Counter(reason for reason in found.reasons[:reach] if reason)
+    return found.at(free), Counter(reason for reason in found.reasons[:reach] if reason), eligible
+
+
+def _eligible(drawn: Ranked, total: int) -> Eligible:
+    """How many of the pool's rows are free, from rows drawn by chance: a count over all would read every shard's ids.
+
+    The share of free rows among those drawn times the pool's rows is without bias; its error is a hypergeometric count's.
+    """
+    looked_at, free = len(drawn.reasons), drawn.reasons.count("")
+    if not free:
+        return Eligible(0.0, 0.0)
+    share, unseen = free / looked_at, (total - looked_at) / max(total - 1, 1)
+    return Eligible(share * total, float(np.sqrt((1 - share) / free * unseen)))
 
 
 def _best(case: Case, ranking: Ranking, drawn: Ranked, wanted: int) -> tuple[Ranked, selection.Chosen]:
@@ -183,6 +211,7 @@ def _look_at(case: Case, rows: NDArray[np.int64]) -> Ranked:
         scored = portable.score(case.scorer, taken.vectors)
     reasons = [barred.reasons.get(sample_id, "") for sample_id in taken.sample_ids]
     leaks = selection.too_close(taken.vectors, barred.evaluation, cosine=policy.leak_cosine)
+    shown = selection.too_close(taken.vectors, barred.exemplars, cosine=policy.near_duplicate_cosine)
     known = selection.too_close(taken.vectors, barred.spoken_for, cosine=policy.near_duplicate_cosine)
     seen: set[str] = set()
     for place, sample_id in enumerate(taken.sample_ids):
@@ -192,6 +221,8 @@ def _look_at(case: Case, rows: NDArray[np.int64]) -> Ranked:
             reasons[place] = "near-duplicate of evaluation data"
         elif sample_id in seen:
             reasons[place] = "the same bytes again"
+        elif shown[place]:
+            reasons[place] = "near-duplicate of an exemplar of the issue"
         elif known[place]:
             reasons[place] = "near-duplicate of what is labelled or sent"
         seen.add(sample_id)
@@ -274,6 +305,19 @@ def _in_order(
     )
 
 
-def _evaluation_ids(stores: Stores) -> set[str]:
+def _evaluation(stores: Stores, encoder: EncoderSpec) -> tuple[set[str], NDArray[np.float32]]:
+    """Labelled samples of development and holdout corpora, and their vectors (m, dim); zeros for what is unreadable now."""
     held = [c for split in (Split.DEVELOPMENT, Split.HOLDOUT) for c in corpora.list_corpora(stores.db, split=split)]
-    return {sample.id for _, sample in labels.labels_of_corpora(stores.db, corpora=held)}
+    for corpus in held:
+        if corpora.shards_without(stores.db, corpus=corpus, encoder=encoder):
+            raise BadInput(
+                f"corpus '{corpus.name}' holds evaluation data without vectors of encoder '{encoder.name}', so that a "
+                "candidate that nearly duplicates it could not be told; embed it with: "
+                f"dipnet embed {corpus.name} --encoder {encoder.name}"
+            )
+    ids = {sample.id for _, sample in labels.labels_of_corpora(stores.db, corpora=held)}
+    if not ids:
+        return ids, np.empty((0, encoder.dim), np.float32)
+    rows = corpora.embedded_shards(stores.db, corpora=held, encoder=encoder)
+    found, _ = vectors.gather(features.open_shards(stores, rows, encoder), sorted(ids), dim=encoder.dim)
+    return ids, found

@@ -15,12 +15,13 @@ from models.campaign import Campaign, CampaignRun
 from models.corpus import EncoderSpec
 from models.errors import BadInput
 from models.plans import CampaignPlan, SelectionPolicy
-from models.states import Arm, CampaignState, RunState
+from models.states import Arm, CampaignState, RunState, move
 from models.values import Collected, Sent
 from storage import campaigns
 from storage.stores import Stores, open_stores
 from tasks import choosing, mining, planning, probing, routing
 from tasks.compute import portable
+from tasks.outputs import require_place
 from tasks.pool import Pool
 from tasks.steps import step
 
@@ -30,6 +31,7 @@ TOLERANCE = 1e-3  # of a score: vectors made on another machine round otherwise
 @step()
 def export(path: Path, names: Sequence[str]) -> list[str]:
     """Write the newest probes and thresholds of active campaigns, of these or of all. Returns the names of those written."""
+    require_place(path)
     with open_stores() as stores:
         chosen = [campaigns.get_campaign(stores.db, name=name) for name in names] or [
             campaign for campaign in campaigns.list_campaigns(stores.db) if campaign.state is CampaignState.ACTIVE
@@ -68,39 +70,54 @@ def _collect(stores: Stores, kept: portable.Kept, digest: str) -> tuple[Collecte
     if origin is None:
         raise BadInput(f"the file was kept for a run of campaign '{kept.campaign}' that is not here; export it again")
     found = campaigns.last_run(stores.db, plan_key=_plan_key(origin, digest))
-    run = found or _add_run(stores, origin, digest)
+    run = found or _run(stores, origin, digest)
     pool = planning.pool_of(stores, run)
-    encoder = stores.db.get_one(EncoderSpec, run.encoder_id)
-    rows, places = _rows_of(pool, kept.uris)
-    case = choosing.Case(
-        policy=SelectionPolicy.model_validate(run.policy),
-        seed=0,
-        pool=pool,
-        barred=choosing.bar(stores, run, encoder, across=True),
-        scorer=probing.load(stores, origin),
-        ranking=None,
-        classes_of=None,
-    )
-    same = _scored_alike(case, pool, rows, kept.scores[places])
+    known, places = _rows_of(pool, kept.uris)
+    inside = pool.allows(known)
+    rows, scores = known[inside], kept.scores[places][inside]
+    case = _case(stores, run, origin, pool)
+
+    same = _scored_alike(case, pool, rows, scores)
     selected = choosing.choose_among(case, rows[same], budget=case.policy.budget)
+
     collected = Collected(
         campaign=kept.campaign,
         seen=kept.seen,
         kept=len(kept.uris),
-        unknown=len(kept.uris) - len(rows),
+        unknown=len(kept.uris) - len(known),
+        filtered=int((~inside).sum()),
         scored_otherwise=int((~same).sum()),
         new=len(selected.scores),
         duplicate=int(same.sum()) - len(selected.scores),
         excluded=selected.excluded,
     )
-    if found is None and len(selected.scores):
-        mining.save_candidates(
-            stores, run, selected, probing.shown_of(stores, run), version=case.scorer.version if case.scorer else ""
-        )
-        run.scanned, run.excluded, run.state = kept.seen, selected.excluded, RunState.MINED
-        run.scorer_key = origin.scorer_key
-        stores.db.add(run)
+    if run.state is RunState.PLANNED and len(selected.scores):
+        _save(stores, run, origin, selected, seen=kept.seen)
     return collected, run.id or 0
+
+
+def _case(stores: Stores, run: CampaignRun, origin: CampaignRun, pool: Pool) -> choosing.Case:
+    """The origin's probes, and all that is barred by now."""
+    campaign = stores.db.get_one(Campaign, run.campaign_id)
+    return choosing.Case(
+        policy=SelectionPolicy.model_validate(run.policy),
+        seed=0,
+        pool=pool,
+        barred=choosing.bar(stores, campaign, run, probing.shown_of(stores, run).exemplars, across=True),
+        scorer=probing.load(stores, origin),
+        ranking=None,
+        classes_of=None,
+    )
+
+
+def _save(stores: Stores, run: CampaignRun, origin: CampaignRun, selected: choosing.Selected, *, seen: int) -> None:
+    """The run with its candidates. One of which nothing is new is never added: it could not be sent or completed."""
+    run.scanned, run.excluded, run.scorer_key = seen, selected.excluded, origin.scorer_key
+    run.state = move(run.state, RunState.MINED)
+    stores.db.add(run)
+    stores.db.flush()
+    version = probing.load(stores, origin).version
+    mining.save_candidates(stores, run, selected, probing.shown_of(stores, run), version=version)
 
 
 def _probed_run(stores: Stores, campaign: Campaign) -> CampaignRun | None:
@@ -149,12 +166,12 @@ def _plan_key(origin: CampaignRun, digest: str) -> str:
     return hashlib.sha256(f"collected:{origin.key}:{digest}".encode()).hexdigest()
 
 
-def _add_run(stores: Stores, origin: CampaignRun, digest: str) -> CampaignRun:
-    """A run beside the campaign's rounds, for what was collected with one file, over all shards there are now."""
+def _run(stores: Stores, origin: CampaignRun, digest: str) -> CampaignRun:
+    """A run beside the campaign's rounds, for what one file collected: all shards there are now, under the same filter."""
     campaign = stores.db.get_one(Campaign, origin.campaign_id)
     encoder = stores.db.get_one(EncoderSpec, origin.encoder_id)
     shards = planning.shards_of(stores, CampaignPlan.model_validate(campaign.plan).corpora, encoder)
-    run = CampaignRun(
+    return CampaignRun(
         campaign_id=origin.campaign_id,
         key=_plan_key(origin, digest),
         plan_key=_plan_key(origin, digest),
@@ -166,16 +183,18 @@ def _add_run(stores: Stores, origin: CampaignRun, digest: str) -> CampaignRun:
         issue_version=origin.issue_version,
         corpora=origin.corpora,
         policy=origin.policy,
+        condition=origin.condition,
         model_id=origin.model_id,
+        state=RunState.PLANNED,
     )
-    stores.db.add(run)
-    stores.db.flush()
-    return run
 
 
 def send(run_id: int) -> Sent:
-    """Send a collected run's candidates to be labelled, as its campaign would."""
+    """Send a collected run's candidates to be labelled, as its campaign would; a run without any is left as it is."""
     with open_stores() as stores:
+        found = campaigns.candidates_of(stores.db, run_id=run_id)
+        if not found:
+            return Sent(run_id=run_id, batch_id=0, project="", sent=0, note="nothing is new: there is nothing to send")
         campaign = stores.db.get_one(Campaign, campaigns.get_run(stores.db, run_id=run_id).campaign_id)
         plan = CampaignPlan.model_validate(campaign.plan)
     return routing.send_batch(routing.prepare_batch(run_id, plan))

@@ -13,18 +13,20 @@ from models.states import Arm
 from tasks.choosing import Selected
 from tasks.compute import outlook, portable
 from tasks.probing import Aim
+from tasks.progress import ELIGIBLE
 
 HITS = ("expected", "low", "high")
 QUANTILES = {"5%": 0.05, "median": 0.5, "95%": 0.95, "99%": 0.99}
 
 
 def told(aim: Aim, selected: Selected, rounds: Sequence[tuple[int, int]], *, pool: int) -> dict[str, Any]:
-    """As JSON: no NaN, four digits. Empty for the random strategy, which looks for nothing.
+    """As JSON: no NaN, four digits. The random strategy, which looks for nothing, tells only what it was drawn from.
 
     rounds: (hits, labels) of the exploit arm of earlier runs, oldest first; they say more of the next than scores alone.
     """
+    drawn_from = {ELIGIBLE: _plain(selected.eligible._asdict())} if selected.eligible else {}
     if aim.probes is None or aim.adequacy is None:
-        return {}
+        return drawn_from
     behind = portable.likeness(aim.probes.scorer, aim.probes.background)
     batch = selected.scores[[arm is Arm.EXPLOIT for arm in selected.arms]]
     raw = selected.raw[[arm is Arm.EXPLOIT for arm in selected.arms]]
@@ -32,7 +34,7 @@ def told(aim: Aim, selected: Selected, rounds: Sequence[tuple[int, int]], *, poo
         expected = outlook.next_yield(rounds, batch)
     else:
         expected = outlook.expected_yield(aim.probes.held_out, aim.probes.background, raw, pool=pool)
-    return {
+    return drawn_from | {
         "adequacy": _plain(aim.adequacy._asdict()),
         "prototypes": np.bincount(aim.probes.members).tolist(),
         "background_scores": _quantiles(behind),

@@ -45,6 +45,11 @@ def read_manifest(stores: Stores, shard: Shard) -> pa.Table:
     return tables.from_bytes(verified(stores.objects, shard.manifest_key, shard.manifest_sha256))
 
 
+def manifest_schema(stores: Stores, shard: Shard) -> pa.Schema:
+    """Columns of a shard's manifest. Its rows are not looked at; who reads them checks them."""
+    return tables.schema_of(stores.objects.read(shard.manifest_key))
+
+
 def _corpus_for(stores: Stores, plan: IngestPlan, *, prefix: str) -> Corpus:
     """The plan's corpus, made when it is new. Raises BadInput when it exists and differs."""
     if bool(plan.split_or_none) != bool(plan.label_column):

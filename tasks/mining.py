@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.campaign import Campaign, CampaignRun, Candidate
-from models.corpus import EncoderSpec, Sample
+from models.corpus import Sample
 from models.errors import BadInput
 from models.learning import ModelVersion
 from models.plans import SelectionPolicy
@@ -90,9 +90,7 @@ def choose(stores: Stores, campaign: Campaign, run: CampaignRun) -> Outcome:
         policy=policy,
         seed=policy.seed + 1_000 * (run.series - 1) + run.round - 1,
         pool=pool,
-        barred=choosing.bar(
-            stores, run, stores.db.get_one(EncoderSpec, run.encoder_id), across=policy.across_campaigns
-        ),
+        barred=choosing.bar(stores, campaign, run, aim.shown.exemplars, across=policy.across_campaigns),
         scorer=aim.scorer,
         ranking=scanning.ranking(stores, run, aim.scorer, searched) if aim.scorer else None,
         classes_of=_classes_of(stores, run),

@@ -13,7 +13,7 @@ from models.corpus import Corpus, EmbeddedShard, EncoderSpec, Shard
 from storage import tables, vectors
 from storage.stores import Stores
 from tasks import features
-from tasks.ingesting import read_manifest
+from tasks.ingesting import manifest_schema, read_manifest
 
 
 class Pool(NamedTuple):
@@ -37,6 +37,17 @@ class Pool(NamedTuple):
     def take(self, rows: NDArray[np.int64]) -> vectors.Taken:
         """Vectors and ids of rows (n,)."""
         return vectors.take(self.shards, rows, dim=self.dim)
+
+    def allows(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these rows (n,) may be chosen."""
+        starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
+        owners = np.searchsorted(starts, rows, side="right") - 1
+        found = np.ones(len(rows), dtype=np.bool_)
+        for owner in np.unique(owners).tolist():
+            mask, places = self.allowed[owner], owners == owner
+            if mask is not None:
+                found[places] = mask[rows[places] - starts[owner]]
+        return found
 
     def draw(self, count: int, *, seed: int) -> NDArray[np.int64]:
         """Up to `count` rows that may be chosen, each equally likely, in random order; the same for a seed."""
@@ -74,20 +85,16 @@ def _mask(
             manifest = manifest.append_column(name, pa.nulls(manifest.num_rows, kind))
     meets = np.zeros(manifest.num_rows, dtype=np.bool_)
     meets[tables.matching(manifest, condition)] = True
-    found: NDArray[np.bool_] = meets[shard.ids.column("row").to_numpy()]
+    found: NDArray[np.bool_] = meets[shard.manifest_rows()]
     return found
 
 
 def _columns(stores: Stores, rows: Sequence[EmbeddedShard]) -> dict[str, pa.DataType]:
-    """Columns of the first manifest of each corpus; a corpus that lacks one has nulls there."""
+    """Columns of any manifest: a corpus may get its metadata late, and a shard that lacks a column has nulls there."""
     found: dict[str, pa.DataType] = {}
-    seen: set[int] = set()
     for row in rows:
-        shard = stores.db.get_one(Shard, row.shard_id)
-        if shard.corpus_id not in seen:
-            seen.add(shard.corpus_id)
-            for field in read_manifest(stores, shard).schema:
-                found.setdefault(field.name, field.type)
+        for field in manifest_schema(stores, stores.db.get_one(Shard, row.shard_id)):
+            found.setdefault(field.name, field.type)
     return found
 
 

@@ -18,6 +18,7 @@ from storage.stores import Stores, open_stores
 from tasks import choosing, mining, planning, scanning
 from tasks.compute import images
 from tasks.compute.sheet import Picture, Strip, contact_sheet
+from tasks.outputs import require_place
 from tasks.steps import step
 
 ACROSS = 10  # pictures in a row
@@ -30,6 +31,8 @@ def preview(plan: CampaignPlan, sheet: Path | None) -> Previewed:
     The very same code chooses, so that what is shown is what a run would send; but nothing is put in the database, not
     even to be taken back: whoever writes there does not have to wait for a scan.
     """
+    if sheet is not None:
+        require_place(sheet)
     with open_stores() as stores:
         drafted = planning.draft(stores, plan)
         if drafted.ends or drafted.run.state is not RunState.PLANNED:

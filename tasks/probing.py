@@ -66,9 +66,7 @@ def aim(stores: Stores, campaign: Campaign, run: CampaignRun, ordinary: Sequence
 
     first = scoring.probe(shown.exemplars, behind, options, words=_words(stores, encoder, policy))
     adequacy = outlook.adequacy(first.held_out, first.background)
-    probes = first
-    if policy.strategy != "nearest":
-        probes = feedback.refine(first, shown.exemplars, history, behind)
+    probes = feedback.refine(first, shown.exemplars, history, behind)
 
     _require_sight(campaign, encoder, policy, adequacy)
     return Aim(shown, probes, adequacy, history)
@@ -155,7 +153,7 @@ def _require_sight(
     if adequacy.verdict == "blind" and policy.blind == "refuse" and policy.strategy != "text":
         raise BadInput(
             f"campaign '{campaign.name}': encoder '{encoder.name}' can hardly tell its exemplars from the background "
-            f"({adequacy.reason}); add exemplars, take another encoder, or go on with --blind warn"
+            f"({adequacy.reason}); add exemplars, take another encoder, or go on with --set blind=warn"
         )
 
 

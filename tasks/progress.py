@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import NamedTuple
 
 from models.campaign import Campaign, CampaignRun, Issue
+from models.corpus import EncoderSpec
 from models.labeling import Label
 from models.plans import CampaignPlan, StopRule
 from models.states import Arm, RequestState
 from models.values import Progress, Round
-from storage import campaigns, labels
+from storage import campaigns, corpora, labels
 from storage.stores import Stores, open_stores
-from tasks.compute import outlook
+from tasks.compute import outlook, prevalence
 from tasks.steps import step
+
+ELIGIBLE = "random_arm_of"  # in a run's `found`: how many rows its random arm was drawn from
 
 
 class Answered(NamedTuple):
@@ -28,6 +32,7 @@ class Answered(NamedTuple):
     drawn_hits: int
     best: int  # labels of the exploit arm
     best_hits: int
+    hits_in: Counter[int | None]  # hits by the shard that their image was first found in
 
 
 @step()
@@ -39,20 +44,18 @@ def progress(campaign_name: str) -> Progress:
         rounds = _answered(stores, campaign)
         minutes = _minutes_per_label(rounds, rule)
         told = [_round(one, minutes, rule) for one in rounds]
-        prevalence = outlook.rate(sum(one.drawn_hits for one in rounds), sum(one.drawn for one in rounds))
-        found = sum(one.hits for one in rounds)
-        pool = max((one.run.scanned for one in rounds), default=0)
+        pools = _pools(stores, rounds)
         return Progress(
             campaign=campaign_name,
             state=campaign.state.value,
             labels=sum(one.labels for one in rounds),
-            hits=found,
+            hits=sum(one.hits for one in rounds),
             minutes=sum(one.minutes for one in told),
             cost=sum(one.cost for one in told),
             rounds=told,
             next_hit=_told(_next_hit(rounds, minutes, rule)),
-            prevalence=_told(prevalence),
-            missed=_told(outlook.missed(prevalence, pool=pool, found=found)),
+            prevalence=_told(prevalence.prevalence(pools)),
+            missed=_told(prevalence.missed(pools)),
             stop=campaign.stopped_because or stop_reason(stores, campaign, rule),
         )
 
@@ -85,6 +88,7 @@ def _of_run(stores: Stores, run: CampaignRun, class_name: str) -> Answered:
     batch = labels.find_batch(stores.db, run_id=run.id or 0)
     answers = labels.labels_of_batches(stores.db, batches=[batch]) if batch else []
     newest: dict[str, Label] = {sample.id: label for label, sample in answers}
+    shards = {sample.id: sample.shard_id for _, sample in answers}
     labelled = {name: label for name, label in newest.items() if label.state is RequestState.LABELLED}
     hits = {name for name, label in labelled.items() if label.class_name == class_name}
     arms = {c.sample_id: c.arm for c in campaigns.candidates_of(stores.db, run_id=run.id or 0)}
@@ -100,7 +104,53 @@ def _of_run(stores: Stores, run: CampaignRun, class_name: str) -> Answered:
         drawn_hits=len(drawn & hits),
         best=len(best),
         best_hits=len(best & hits),
+        hits_in=Counter(shard_id for name, shard_id in shards.items() if name in hits),
     )
+
+
+def _pools(stores: Stores, rounds: list[Answered]) -> list[list[prevalence.Drawn]]:
+    """The random arms of each series, newest first. A series whose shards a newer one has looked at again is left out.
+
+    So the pools are disjoint: a standing campaign's series add up, and a campaign that begins again on a grown corpus
+    counts once. Collected runs have no random arm.
+    """
+    pools: list[list[prevalence.Drawn]] = []
+    counted: set[int] = set()
+    for series in reversed(_by_series([one for one in rounds if ELIGIBLE in one.run.found])):
+        shards = _shards(stores, series[0].run)
+        if any(one.drawn for one in series) and not shards & counted:
+            counted |= shards
+            pools.append([_drawn(one, series, rounds, shards) for one in series])
+    return pools
+
+
+def _by_series(rounds: list[Answered]) -> list[list[Answered]]:
+    series: dict[tuple[str, int], list[Answered]] = {}
+    for one in rounds:
+        series.setdefault((one.run.plan_key, one.run.series), []).append(one)
+    return list(series.values())
+
+
+def _shards(stores: Stores, run: CampaignRun) -> set[int]:
+    """Shards that a run's series could choose from."""
+    encoder = stores.db.get_one(EncoderSpec, run.encoder_id)
+    searched = [corpora.get_corpus(stores.db, name=name) for name in run.corpora]
+    rows = corpora.embedded_shards(stores.db, corpora=searched, encoder=encoder)
+    return {row.shard_id for row in rows if (row.id in run.shards if run.shards else (row.id or 0) <= run.last_shard)}
+
+
+def _drawn(one: Answered, series: list[Answered], rounds: list[Answered], shards: set[int]) -> prevalence.Drawn:
+    """A round's random arm, and the hits of its pool that the campaign found since, collected ones included."""
+    own = {other.run.id for other in series}
+    since = [other for other in rounds if (other.run.id or 0) >= (one.run.id or 0)]
+    found = sum(
+        count
+        for other in since
+        for shard_id, count in other.hits_in.items()
+        if other.run.id in own or shard_id in shards
+    )
+    of = one.run.found[ELIGIBLE]
+    return prevalence.Drawn(one.drawn_hits, one.drawn, of["rows"], of["error"], found)
 
 
 def _round(one: Answered, minutes: float, rule: StopRule) -> Round:

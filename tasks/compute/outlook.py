@@ -162,8 +162,3 @@ def stop_reason(
     if max_cost and coming.money > max_cost:
         return f"the next hit is projected to cost {coming.money:.2f}; the bound is {max_cost:.2f}"
     return ""
-
-
-def missed(prevalence: Rate, *, pool: int, found: int) -> Rate:
-    """Hits of the pool that were not found, by the random arm's share of hits; not below 0."""
-    return Rate(*(max(0.0, share * pool - found) for share in prevalence))

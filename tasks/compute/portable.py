@@ -152,6 +152,12 @@ def read_kept(path: Path) -> Kept:
         )
     except (KeyError, TypeError) as problem:
         raise ValueError(f"'{path}' does not hold what a campaign kept ({problem!r} is missing)") from None
+    for name, array, dimensions in (("vectors", found.vectors, 2), ("scores", found.scores, 1)):
+        if array.ndim != dimensions or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise ValueError(
+                f"'{path}' holds {name} that are no {dimensions}-dimensional array of finite floats "
+                f"({array.dtype}, {array.shape})"
+            )
     if not len(found.uris) == len(found.vectors) == len(found.scores):
         raise ValueError(f"'{path}' names {len(found.uris)} images, but holds {len(found.vectors)} vectors")
     return found

@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 WINDOW = 2_000  # ranked rows that compete at a time; budgets up to 500 see all of theirs at once
-BLOCK = 8_192  # reference rows in one product
+BLOCK = 8_192  # rows and reference rows in one product: 256 MB
+# A row's cosine to itself, at length 1 in float32, may be so much below 1: 4,096 products each rounded by 6e-8. Two
+# roundings of one image's vector to float16 are 4e-8 apart, and two pictures that a person can tell apart 1e-4 or more.
+ROUNDING = 4e-6
 # Of `agreed`; tuned on the pilot's seeds 0 to 2, where 3 to 20 neighbours and shares of .3 to .85 are within a point.
 AGREEING = 5  # neighbours that a row's score is evened out with
 AGREED_SHARE, AGREED_STEPS = 0.5, 3
@@ -31,16 +34,26 @@ class Shares(NamedTuple):
 
 
 def nearest(vectors: NDArray[np.float32], references: NDArray[np.float32]) -> NDArray[np.float32]:
-    """For each unit row of vectors (n, dim) its greatest cosine to a unit row of references (m, dim); -1 for m = 0."""
+    """For each row of vectors (n, dim) its greatest cosine to a row of references (m, dim); -1 for m = 0."""
     found = np.full(len(vectors), -1.0, dtype=np.float32)
     for start in range(0, len(references) if len(vectors) else 0, BLOCK):
-        np.maximum(found, (vectors @ references[start : start + BLOCK].T).max(axis=1), out=found)
+        block = unit(references[start : start + BLOCK]).T
+        for first in range(0, len(vectors), BLOCK):
+            here = found[first : first + BLOCK]
+            np.maximum(here, (unit(vectors[first : first + BLOCK]) @ block).max(axis=1), out=here)
     return found
 
 
 def too_close(vectors: NDArray[np.float32], references: NDArray[np.float32], *, cosine: float) -> NDArray[np.bool_]:
-    """For each unit row of vectors (n, dim) whether any unit row of references (m, dim) is at least that similar."""
-    result: NDArray[np.bool_] = nearest(vectors, references) >= cosine
+    """For each row of vectors (n, dim) whether any row of references (m, dim) is at least that similar."""
+    result: NDArray[np.bool_] = nearest(vectors, references) >= cosine - ROUNDING
+    return result
+
+
+def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows (n, dim) at length 1 once more: float16 leaves a stored row up to .0005 longer or shorter."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    result: NDArray[np.float32] = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
     return result
 
 
@@ -133,7 +146,7 @@ class _Window:
     """Ranked rows that compete, and how close each has come to what is taken."""
 
     def __init__(self, vectors: NDArray[np.float32], raw: NDArray[np.float64], cosine: float) -> None:
-        self._vectors, self._cosine = vectors, cosine
+        self._vectors, self._cosine = unit(vectors), cosine - ROUNDING
         spread = float(raw.max() - raw.min()) if len(raw) else 0.0
         self._scores = (raw - raw.min()) / spread if spread > 0 else np.zeros(len(raw))
         self._near = np.full(len(vectors), -1.0, dtype=np.float32)
@@ -142,7 +155,7 @@ class _Window:
 
     def see(self, references: NDArray[np.float32], places: NDArray[np.int64]) -> None:
         """Remember how close the rows are to rows that were taken, at these places of the ranking."""
-        cosines = self._vectors @ references.T
+        cosines = self._vectors @ unit(references).T
         np.maximum(self._near, cosines.max(axis=1), out=self._near)
         close = self._open & (self._near >= self._cosine)
         self.behind[close] = places[cosines[close].argmax(axis=1)]

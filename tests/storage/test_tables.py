@@ -25,6 +25,7 @@ def test_a_table_survives_parquet_byte_for_byte() -> None:
         ("\"tone\" IN ('light', 'dark')", ["a", "b"]),
         ("", ["a", "b", "c"]),
         ("false", []),
+        ("tone = 'light' -- as it was named in 2024", ["a"]),
     ],
 )
 def test_a_condition_keeps_the_rows_it_holds_for(condition: str, ids: list[str]) -> None:
@@ -39,6 +40,14 @@ def test_a_condition_keeps_the_rows_it_holds_for(condition: str, ids: list[str])
         "true); DROP TABLE images; SELECT (true",
         "sample_id IN (SELECT content FROM read_text('{file}'))",
         "exists(SELECT * FROM '{file}')",
+        "false)) UNION ALL SELECT 99999 WHERE ((true",
+        "(SELECT count(*) FROM duckdb_settings()) > 0",
+        "(SELECT count(*) FROM query('select 1')) > 0",
+        "current_setting('temp_directory') = ''",
+        "true) LIMIT 1 --",
+        "year > 2024, tone = 'light'",
+        "tone = '\ud800'",
+        "tone = ?",
     ],
 )
 def test_a_condition_that_is_wrong_or_looks_elsewhere_is_refused(condition: str, tmp_path: Path) -> None:

@@ -181,10 +181,10 @@ def test_a_filter_narrows_the_pool_and_cannot_read_files(world: Path) -> None:
     for bad, says in (
         ("tone = 'purple'", "no image of the pool meets the filter"),
         ("nonsense =", "cannot be used"),
-        ("tone IN (SELECT column0 FROM read_csv('/etc/passwd'))", "cannot be used"),
+        ("tone IN (SELECT column0 FROM read_csv('/etc/passwd'))", "holds a query of its own"),
         (
             "1=1) UNION SELECT 1 FROM images WHERE (1=1); DROP TABLE images; --",
-            "cannot be used|more than one statement",
+            "cannot be used",
         ),
     ):
         with pytest.raises(BadInput, match=says):

@@ -46,13 +46,6 @@ def test_a_campaign_stops_when_its_yield_is_surely_low_and_not_before() -> None:
     assert outlook.stop_reason(low, coming, labels=100, min_yield=0, max_cost=0, max_labels=0) == ""
 
 
-def test_what_was_missed_is_the_random_arms_share_less_what_was_found() -> None:
-    found = outlook.missed(outlook.rate(2, 100), pool=5_000, found=60)
-    assert found.share == pytest.approx(40)
-    assert found.low == 0.0
-    assert found.high > 200
-
-
 def test_a_batch_that_stands_out_is_expected_to_yield_more() -> None:
     held_out = np.asarray([5.0, 6.0, 4.5, 5.5])
     far = outlook.expected_yield(held_out, BEHIND, np.linspace(5, 8, 200), pool=30_000)

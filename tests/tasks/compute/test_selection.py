@@ -1,6 +1,7 @@
 """Near-duplicates count once, diversity spreads a batch, and groups get their slots."""
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from tasks.compute import neighbours, selection
@@ -89,6 +90,30 @@ def test_what_is_too_close_to_evaluation_data_is_told() -> None:
     rows = np.eye(3, dtype=np.float32)
     assert selection.too_close(rows, rows[1:2], cosine=0.999).tolist() == [False, True, False]
     assert selection.too_close(rows, rows[:0], cosine=0.999).tolist() == [False, False, False]
+
+
+def test_at_a_cosine_of_1_identical_stored_vectors_always_count_and_others_do_not() -> None:
+    generator = np.random.default_rng(0)
+    for dim in (64, 512, 4_096):
+        stored = unit(generator.normal(size=(300, dim))).astype(np.float16).astype(np.float32)
+        assert all(selection.too_close(row[None], row[None], cosine=1.0)[0] for row in stored)
+        twice = np.vstack([stored, stored])
+        found = selection.choose(twice, falling(600), budget=600, near_duplicate_cosine=1.0)
+        assert found.places.tolist() == list(range(300))
+        assert found.stands_for.tolist() == [1] * 300
+        nudged = unit(stored + 0.02 * unit(generator.normal(size=(300, dim)))).astype(np.float16).astype(np.float32)
+        assert not selection.too_close(nudged, stored, cosine=1.0).any()
+
+
+def test_rows_and_references_are_compared_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, references = unit(np.random.default_rng(4).normal(size=(50, 8))), unit(np.eye(8))
+    whole = selection.nearest(rows, references)
+    monkeypatch.setattr(selection, "BLOCK", 7)
+    shapes: list[tuple[int, ...]] = []
+    real = selection.unit
+    monkeypatch.setattr(selection, "unit", lambda block: shapes.append(block.shape) or real(block))
+    np.testing.assert_allclose(selection.nearest(rows, references), whole, atol=1e-6)
+    assert max(height for height, _ in shapes) == 7
 
 
 def test_neighbours_are_those_of_a_full_sort_and_never_barred_ones() -> None:
