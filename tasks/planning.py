@@ -196,7 +196,8 @@ def told(excluded: dict[str, int]) -> str:
 
 def _look_up(stores: Stores, plan: CampaignPlan) -> Inputs:
     issue = campaigns.get_issue(stores.db, name=plan.issue)
-    campaigns.require_positive(issue, campaigns.exemplars_of(stores.db, issue_id=issue.id or 0))
+    if plan.policy.strategy != "text":  # words may stand alone
+        campaigns.require_positive(issue, campaigns.exemplars_of(stores.db, issue_id=issue.id or 0))
     encoder = corpora.get_encoder(stores.db, name=plan.encoder or stores.settings.encoder)
     model = runs.get_model(stores.db, name=plan.model) if plan.model else None
     shards = shards_of(stores, plan.corpora, encoder)

@@ -83,10 +83,17 @@ def expected_yield(
     """
     if not len(chosen) or not len(held_out):
         return Rate(0.0 if not len(chosen) else 0.5, 0.0, 1.0)
+    return predicted(YIELD, yield_signs(held_out, behind, chosen, pool=pool), len(chosen))
+
+
+def yield_signs(
+    held_out: NDArray[np.float64], behind: NDArray[np.float64], chosen: NDArray[np.float64], *, pool: int
+) -> list[float]:
+    """What expected_yield is told from, in its order."""
     mean, spread = float(behind.mean()), float(behind.std()) or 1.0
     middle, high, top = np.quantile(behind, [0.5, 0.9, 0.99])
     below = (np.searchsorted(np.sort(behind), held_out) + 0.5) / (len(behind) + 1)
-    known = [
+    return [
         (float(chosen.min()) - mean) / spread,
         float((top - middle) / max(high - middle, 1e-9)),
         float(np.log(len(held_out))),
@@ -94,7 +101,6 @@ def expected_yield(
         float(stats.norm.ppf(below).mean()),
         float(np.log(100 * len(chosen) / pool)),
     ]
-    return _predicted(YIELD, known, len(chosen))
 
 
 def next_yield(rounds: Sequence[tuple[int, int]], chosen: NDArray[np.float64]) -> Rate:
@@ -110,9 +116,14 @@ def next_yield(rounds: Sequence[tuple[int, int]], chosen: NDArray[np.float64]) -
         raise ValueError("no round has labels; use expected_yield")
     if not len(chosen):
         return Rate(0.0, 0.0, 1.0)
+    return predicted(NEXT_YIELD, next_signs(told, chosen), len(chosen))
+
+
+def next_signs(told: Sequence[tuple[int, int]], chosen: NDArray[np.float64]) -> list[float]:
+    """What next_yield is told from, in its order; told: (hits, labels) of rounds with labels, oldest first."""
     everything = float(sum(hits for hits, _ in told)), sum(labels for _, labels in told)
     middle = float(logit(np.clip(np.median(chosen), 1e-6, 1 - 1e-6)))
-    return _predicted(NEXT_YIELD, [_log_odds(*told[-1]), _log_odds(*everything), middle], len(chosen))
+    return [_log_odds(*told[-1]), _log_odds(*everything), middle]
 
 
 def _log_odds(hits: float, of: int) -> float:
@@ -120,7 +131,7 @@ def _log_odds(hits: float, of: int) -> float:
     return float(np.log((hits + 0.5) / (of - hits + 0.5)))
 
 
-def _predicted(quantiles: Sequence[Sequence[float]], known: list[float], count: int) -> Rate:
+def predicted(quantiles: Sequence[Sequence[float]], known: list[float], count: int) -> Rate:
     """Quantiles of a yield of `count`; the ends are rounded outward to whole hits."""
     low, middle, high = sorted(float(expit(line[0] + np.dot(line[1:], known))) for line in quantiles)
     ends = np.floor(low * (count + 1) - 0.5), np.ceil(high * (count + 1) - 0.5)

@@ -107,6 +107,7 @@ class Round(NamedTuple):
 
     rows: NDArray[np.int64]
     hits: int
+    likely: NDArray[np.float64]  # scores 0..1 of the rows
     expected: outlook.Rate | None  # None for the first round
     scored: float  # share of the pool
 
@@ -129,7 +130,7 @@ def in_rounds(trial: Trial, *, around: int = 0, rounds: int = ROUNDS, each: int 
         earlier = [(one.hits, len(one.rows)) for one in told]
         likely = portable.likeness(found.scorer, scores[taken].astype(np.float64))
         expected = outlook.next_yield(earlier, likely) if told else None
-        told.append(Round(taken, int(trial.hits[taken].sum()), expected, scored))
+        told.append(Round(taken, int(trial.hits[taken].sum()), likely, expected, scored))
         labelled[taken] = True
         rows = np.flatnonzero(labelled)
         answers = feedback.Answers(trial.pool[rows], trial.hits[rows], np.ones(len(rows)))

