@@ -98,6 +98,10 @@ class SelectionPolicy(Plan):
     neighbours: int = Field(
         0, ge=0, le=100_000, description="From the second round on, score only so many neighbours of each hit; 0: all"
     )
+    scan: Literal["exact", "index"] = Field(
+        "exact",
+        description="exact: score every image; index: candidates from `dipnet index`, for corpora of 50 million and more",
+    )
     blind: Literal["refuse", "warn"] = Field(
         "refuse", description="What to do when the encoder cannot tell the exemplars from the background"
     )

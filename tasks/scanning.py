@@ -10,10 +10,14 @@ from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
 from models.campaign import CampaignRun
-from models.errors import CorruptData
+from models.corpus import EncoderSpec
+from models.errors import BadInput, CorruptData
+from models.plans import SelectionPolicy
 from storage.stores import Stores
+from tasks import indexing
 from tasks.choosing import Ranking
 from tasks.compute import scan
+from tasks.compute.encoder import resolve_device
 from tasks.compute.portable import Scorer
 from tasks.pool import Pool
 from tasks.steps import track
@@ -22,7 +26,12 @@ GROUP_ROWS = 2_000_000  # some seconds of work: what a kill costs at most
 
 
 def ranking(stores: Stores, run: CampaignRun, scorer: Scorer, pool: Pool) -> Ranking:
-    """A function that gives the pool's best rows for a number of them. A large pool is scanned once a depth, resumably."""
+    """A function that gives the pool's best rows for a number of them. A large pool is scanned once a depth, resumably.
+
+    Where the policy asks for the index, candidates come from there, and scores are exact all the same.
+    """
+    if SelectionPolicy.model_validate(run.policy).scan == "index":
+        return _by_index(stores, run, scorer, pool)
     groups = _groups(pool)
 
     def best(count: int) -> NDArray[np.int64]:
@@ -31,6 +40,28 @@ def ranking(stores: Stores, run: CampaignRun, scorer: Scorer, pool: Pool) -> Ran
             key = f"{_folder(run)}/{_digest(scorer, pool, group, count)}.safetensors" if len(groups) > 1 else ""
             parts.append(_group(stores, key, scorer, pool, group, count))
         return scan.merge(parts, keep=count).rows
+
+    return best
+
+
+def _by_index(stores: Stores, run: CampaignRun, scorer: Scorer, pool: Pool) -> Ranking:
+    """Raises NotFound without an index, BadInput for a run that is about other shards than the index."""
+    encoder = stores.db.get_one(EncoderSpec, run.encoder_id)
+    opened = indexing.open_index(stores, run.corpora, encoder.name)
+    if [shard.row.id for shard in opened.source.shards] != [shard.row.id for shard in pool.shards]:
+        raise BadInput(
+            f"the index of {', '.join(run.corpora)} is of other shards than this run, which looks at new ones alone; "
+            "leave out --set scan=index"
+        )
+
+    def best(count: int) -> NDArray[np.int64]:
+        looked_for = count
+        while True:
+            found = opened.search(scorer.vectors, keep=looked_for, offsets=scorer.offsets).rows
+            rows = found[pool.allows(found)]
+            if len(rows) >= count or looked_for >= pool.total:
+                return rows[:count]
+            looked_for = min(4 * looked_for, pool.total)
 
     return best
 
@@ -85,6 +116,7 @@ def _group(stores: Stores, key: str, scorer: Scorer, pool: Pool, group: range, c
             keep=count,
             offsets=scorer.offsets,
             allowed=[pool.allowed[number] for number in group],
+            device=resolve_device(stores.settings.device),
         )
     except ValueError as problem:
         keys = ", ".join(pool.shards[number].row.vectors_key for number in list(group)[:3])

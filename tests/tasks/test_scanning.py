@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.errors import BadInput
-from models.plans import CampaignPlan, IngestPlan
+from models.errors import BadInput, NotFound
+from models.plans import CampaignPlan, IngestPlan, PoolFilter
 from models.states import CandidateState
 from storage import campaigns
 from storage.stores import Stores, open_stores
-from tasks import embedding, ingesting, mining, planning, previewing, scanning
+from tasks import embedding, indexing, ingesting, mining, planning, previewing, scanning
 from tasks.compute import scan
 from tests.tasks.test_campaigns import candidates, plan
 
@@ -112,3 +112,22 @@ def test_masks_and_depths_are_parts_of_their_own(grouped: Path) -> None:
     assert len(candidates(run_id)) == 6
     with open_stores() as stores:
         assert campaigns.count_states(stores.db, run_id=run_id) == {CandidateState.UNSORTED: 6}
+
+
+def test_candidates_of_an_index_are_those_of_the_scan(world: Path) -> None:
+    """So few rows have one list, which is searched whole."""
+    with pytest.raises(NotFound, match="build it with: dipnet index pool"):
+        mining.mine_candidates(planning.plan_run(plan("indexed", scan="index")))
+    indexing.build_index(["pool"])
+    exact, indexed = (plan(name, scan=name, across_campaigns=False) for name in ("exact", "index"))
+    found = [candidates(planning.plan_run(wanted)) for wanted in (exact, indexed) if mined(wanted)]
+    assert found[0] == found[1]
+    assert len(found[0]) == 10
+    filtered = indexed.model_copy(update={"campaign": "light", "pool": PoolFilter(where="tone = 'light'")})
+    assert mined(filtered)
+    standing = indexed.model_copy(update={"campaign": "standing", "standing": True})
+    assert mined(standing)
+
+
+def mined(wanted: CampaignPlan) -> int:
+    return mining.mine_candidates(planning.plan_run(wanted)).candidates
