@@ -17,7 +17,7 @@ from tasks.compute import selection
 
 Matrix = NDArray[np.float64]
 
-# Tuned on the pilot's seeds 0 to 3 (classes, pairs of classes, sub-slices), on its vectors and on pixels.
+# Tuned on the pilot's seeds 0 to 5 (classes, pairs of classes, sub-slices), on its vectors and on pixels.
 AROUND = 0.01  # share of the background that lies around a row
 AROUND_AT_LEAST = 10
 HELD_BACK = 1.5  # weight of the mean cosine to what lies around, against twice that to what is shown
