@@ -19,6 +19,7 @@ _faiss: Any = faiss  # its type stubs lack much of what is used here
 
 FUSED_MULTIPLE = 16  # dimensions that faiss's AVX code for float16 takes at a time; others go one by one
 SCREENED_FROM = 24  # probes from which narrower products pay, the bound and a second look included
+HALF_ERROR = 2.0**-8  # of a product in half precision: eight roundings of 2^-11
 SCREENED_OUT = 0.6  # share of rows that must be screened out for it to pay
 
 Scores = NDArray[np.float32]
@@ -128,8 +129,36 @@ class Kernels:
         probes, offsets = torch.from_numpy(self.probes[few]), torch.from_numpy(self.offsets[few, None])
         return probes.to(device), offsets.to(device)
 
-    def on_device(self, rows: torch.Tensor) -> torch.Tensor:
-        """Scores (n,) of rows (n, dim) where they lie."""
+    def on_device(self, rows: torch.Tensor, least: float = -np.inf, longest: float = np.inf) -> torch.Tensor:
+        """Scores (n,) of rows (n, dim) where they lie; `longest` of the rows' lengths.
+
+        Rows in half precision are multiplied as they are, so that their bytes are read once, and again in fp32 only where
+        they may score `least`; those below it may come out higher than they are, but still below it.
+        """
+        if rows.dtype != torch.float16 or not np.isfinite(least + longest):
+            return self._wide(rows)
+        bounds = self._half(rows).float() + self._half_slack(longest)
+        left = torch.nonzero(~(bounds < least)).flatten()
+        if len(left) > len(rows) * (1 - SCREENED_OUT):
+            return self._wide(rows)
+        bounds[left] = self._wide(rows[left])
+        return bounds
+
+    def _half(self, rows: torch.Tensor) -> torch.Tensor:
+        """Scores (n,) as half precision has them."""
+        found = torch.full((len(rows),), -torch.inf, device=rows.device, dtype=rows.dtype)
+        for first in range(0, len(self.probes), PROBES_AT_ONCE):
+            probes, offsets = (part.to(rows.dtype) for part in self.some(first, rows.device))
+            products = torch.addmm(-offsets.T, rows, probes.T) if self._shifted else rows @ probes.T
+            found = torch.maximum(found, products.amax(dim=1))
+        return found
+
+    def _half_slack(self, longest: float) -> float:
+        """How far half precision may be off; libraries add up parts of a product in half precision, too."""
+        lengths = np.linalg.norm(self.probes.astype(np.float64), axis=1)
+        return HALF_ERROR * float(lengths.max() * longest + np.abs(self.offsets).max())
+
+    def _wide(self, rows: torch.Tensor) -> torch.Tensor:
         wide = rows.float()
         found = torch.full((len(rows),), -torch.inf, device=rows.device)
         for first in range(0, len(self.probes), PROBES_AT_ONCE):

@@ -216,7 +216,9 @@ def _on_device(blocks: Iterator[Block], kernels: Kernels, top: Top, device: torc
     """The same on a GPU: only what may be among the best comes back."""
     for block in blocks:
         vectors = block.vectors if block.inside is None else block.vectors[block.inside]
-        found = kernels.on_device(as_tensor(vectors).to(device))
+        rows = as_tensor(vectors).to(device)
+        longest = float(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32).max())
+        found = kernels.on_device(rows, top.least, longest)
         wrong = torch.nonzero(~torch.isfinite(found)).flatten()
         if len(wrong):
             _refuse(block, int(wrong[0]))

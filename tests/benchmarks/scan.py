@@ -308,22 +308,28 @@ def gpu(folder: Path, size: Size) -> list[Check]:
     if not torch.cuda.is_available():
         return []
     free, _ = torch.cuda.mem_get_info()
-    rows = min(50_000_000 if size is FULL else 1_000_000, int(free * 0.5) // (2 * DIM))
-    resident = torch.randn(rows, DIM, device="cuda", dtype=torch.float16)
-    one = kernels.Kernels(some_probes(1), None)
+    rows = min(50_000_000 if size is FULL else 1_000_000, int(free * 0.7) // (2 * DIM))
+    resident = torch.randn(rows, DIM, device="cuda", dtype=torch.float16).mul_(DIM**-0.5)
+    checks = []
+    for count in (1, PROBES, 256):
+        looked_for = kernels.Kernels(some_probes(count), None)
+        some = looked_for.on_device(resident[: scan.DEVICE_ROWS])
+        least = float(some.topk(KEEP).values[-1])  # as a scan knows it after its first block
 
-    def whole() -> None:
-        for block in resident.split(scan.DEVICE_ROWS):
-            one.on_device(block)
-        torch.cuda.synchronize()
+        def whole(looked_for: kernels.Kernels = looked_for, least: float = least) -> None:
+            for block in resident.split(scan.DEVICE_ROWS):
+                looked_for.on_device(block, least, longest=1.3)
+            torch.cuda.synchronize()
 
-    def limit() -> None:
-        for block in resident.split(scan.DEVICE_ROWS):
-            block.view(torch.int32).sum()
-        torch.cuda.synchronize()
+        def limit() -> None:
+            for block in resident.split(scan.DEVICE_ROWS):
+                block.view(torch.int32).sum()
+            torch.cuda.synchronize()
 
-    times = in_turn(size.rounds, limit, whole)
-    return [ratio(f"GPU, {rows:,} resident rows, 1 probe", "of read bandwidth", 0.6, times[:, 0], times[:, 1])]
+        times = in_turn(size.rounds, limit, whole)
+        name = f"GPU, {rows:,} resident rows, {count} probe{'s' * (count > 1)}"
+        checks.append(ratio(name, "of read bandwidth", 0.6, times[:, 0], times[:, 1]))
+    return checks
 
 
 CHECKS: dict[str, Callable[[Path, Size], list[Check]]] = {

@@ -220,3 +220,20 @@ def test_a_gpu_finds_the_same(device: str) -> None:
     rows[77, 0] = np.nan
     with pytest.raises(ValueError, match="row 77 "):
         scan.best(looked_for, [rows], keep=30, device=f"{device}:0")
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.3])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_half_precision_on_a_gpu_changes_nothing(device: str, offset: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    monkeypatch.setattr(scan, "DEVICE_ROWS", 1_000)
+    rows, looked_for = some(8_000).astype(np.float16), some(5, seed=2)
+    offsets = np.linspace(0, offset, 5, dtype=np.float32)
+    whole: list[int] = []
+    real = kernels.Kernels._wide
+    monkeypatch.setattr(kernels.Kernels, "_wide", lambda one, rows: (whole.append(len(rows)), real(one, rows))[1])
+    found = scan.best(looked_for, [rows], keep=30, offsets=offsets, device=f"{device}:0")
+    assert found.rows.tolist() == by_hand(rows, looked_for, 30, offsets).rows.tolist()
+    assert whole[0] == 1_000
+    assert max(whole[1:]) < 400
