@@ -63,7 +63,7 @@ def test_series_of_a_standing_campaign_add_up_until_one_looks_at_everything_agai
     assert set(skipped) == {CandidateState.SKIPPED}  # nobody knows the new images
     assert progress.progress("c").missed == as_told(prevalence.missed(series[:1]))
     learn_truth(world)
-    third = go(plan(budget=13, random_share=0.5))  # another plan, over all shards
+    third = go(plan(budget=24 + 13, random_share=0.5))  # another plan, over all shards, with 13 labels more
     answer()
     (again,) = drawn_arms([third], world)
     assert again.eligible == 80.0 - 24.0
