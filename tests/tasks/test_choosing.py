@@ -43,11 +43,11 @@ def test_evaluation_data_that_the_encoder_has_not_seen_stops_the_run_with_the_co
     for number, file in enumerate(sorted(folder.glob("*.png"))):
         file.write_bytes(shown.read_bytes() + bytes(number + 1))  # near-duplicates of an image of the pool
     ingesting.ingest(IngestPlan(corpus="bench", prefix=str(folder), split="holdout", label_column="class_name"))
-    run_id = planning.plan_run(plan(budget=60))
     with pytest.raises(BadInput, match=r"corpus 'bench' holds evaluation data .*embed it with: dipnet embed bench"):
-        mining.mine_candidates(run_id)
+        mining.mine_candidates(planning.plan_run(plan(budget=60)))
     embedding.embed_shards(embedding.pending_shards("bench", ""), "", 16)
-    assert mining.mine_candidates(run_id).excluded["near-duplicate of evaluation data"] >= 1
+    found = mining.mine_candidates(planning.plan_run(plan(budget=60)))
+    assert found.excluded["near-duplicate of evaluation data"] >= 1
 
 
 def test_a_blind_encoder_is_told_with_the_setting_that_goes_on(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
