@@ -21,11 +21,7 @@ Matrix = NDArray[np.float64]
 AROUND = 0.01  # share of the background that lies around a row
 AROUND_AT_LEAST = 10
 HELD_BACK = 1.5  # weight of the mean cosine to what lies around, against twice that to what is shown
-MOST, EVEN, SPREAD = (
-    2.0,
-    0.2,
-    0.2,
-)  # the weight: at most; where it is half of that; how fast it grows, in mean log ranks
+MOST, EVEN, SPREAD = 2.0, 0.4, 0.15  # the weight: at most; the lead in mean log ranks at half of it; how fast it grows
 HELD_OUT = 200  # of what is shown, to find the weight
 
 
