@@ -44,13 +44,16 @@ def precision(found: scoring.Probes, rows: NDArray[np.float32], hits: NDArray[np
     return float(hits[top[np.argsort(-best, kind="stable")[:150]]].mean())
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_ball_within_a_class_is_found_better_with_the_second_opinion(seed: int) -> None:
-    rows, hits, exemplars = ball(seed)
-    found = probes_of(rows, exemplars)
-    assert found.contrast is not None
-    assert found.contrast.weight > 0.1
-    assert precision(found, rows, hits, second=True) > precision(found, rows, hits, second=False)
+def test_a_ball_within_a_class_is_found_better_with_the_second_opinion() -> None:
+    weights, gains = [], []
+    for seed in range(5):
+        rows, hits, exemplars = ball(seed)
+        found = probes_of(rows, exemplars)
+        weights.append(found.contrast.weight if found.contrast else 0.0)
+        gains.append(precision(found, rows, hits, second=True) - precision(found, rows, hits, second=False))
+    assert np.mean(weights) > 0.5
+    assert np.mean(gains) > 0.1
+    assert min(gains) >= 0
 
 
 @pytest.mark.parametrize("seed", range(3))
