@@ -181,9 +181,17 @@ def _best(case: Case, ranking: Ranking, drawn: Ranked, wanted: int) -> tuple[Ran
 
 
 def _sorted(case: Case, ranked: Ranked) -> Ranked:
-    """By the score that is kept, which rounds otherwise than the scan's, and what else is known; ties in corpus order."""
+    """By the score that is kept, which rounds otherwise than the scan's, and what else is known; ties in corpus order.
+
+    Rows that may be chosen are compared with one another alone: what was labelled lies where it is likely, and would
+    pull its neighbours along. The others are placed among them by their scores.
+    """
     by_score = ranked.at(np.lexsort((ranked.rows, -ranked.scored.raw)))
-    merits = contrast.merits(by_score.taken.vectors, by_score.scored.raw, case.contrast)
+    free = np.asarray([not reason for reason in by_score.reasons], dtype=np.bool_)
+    raw, merits = by_score.scored.raw, by_score.scored.raw.copy()
+    if free.any():
+        merits[free] = contrast.merits(by_score.taken.vectors[free], raw[free], case.contrast)
+        merits[~free] = np.interp(raw[~free], raw[free][::-1], np.sort(merits[free]))
     return by_score._replace(merits=merits).at(np.lexsort((by_score.rows, -merits)))
 
 

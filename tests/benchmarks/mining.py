@@ -28,7 +28,7 @@ from tasks.compute import contrast, feedback, neighbours, outlook, portable, sco
 SHRINKAGE = 0.1
 DIVERSITY, NEAR_DUPLICATE = 0.1, 0.995  # the defaults of a SelectionPolicy
 ROUNDS, PER_ROUND = 4, 50
-NEIGHBOURS = 50  # of each exemplar and hit, in the restricted pool
+NEIGHBOURS = 100  # of each exemplar and hit, in the restricted pool
 
 
 def main() -> None:
@@ -76,22 +76,31 @@ def in_order(
     found: scoring.Probes,
     scores: NDArray[np.float32],
     budget: int,
-    without: NDArray[np.bool_] | None = None,
+    labelled: NDArray[np.bool_] | None = None,
+    inside: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The top of a ranking and what it is ordered by, as tasks/choosing.py has them."""
-    order = np.argsort(-scores if without is None else np.where(without, np.inf, -scores), kind="stable")
-    order = order[: max(1_000, 4 * budget)]
+    """What may be chosen of a ranking's top, and what it is ordered by, as tasks/choosing.py has them.
+
+    labelled (n,): rows that may not be chosen. inside (m,): the rows of a restricted pool.
+    """
+    rows = np.arange(len(scores)) if inside is None else inside
+    order = rows[np.argsort(-scores[rows], kind="stable")][: max(1_000, 4 * budget)]
+    order = order if labelled is None else order[~labelled[order]]
     merits = contrast.merits(trial.pool[order], scores[order].astype(np.float64), found.contrast)
     again = np.lexsort((order, -merits))
     return order[again], merits[again]
 
 
 def batch(
-    trial: Trial, found: scoring.Probes, scores: NDArray[np.float32], budget: int, without: NDArray[np.bool_]
+    trial: Trial,
+    found: scoring.Probes,
+    scores: NDArray[np.float32],
+    budget: int,
+    labelled: NDArray[np.bool_],
+    inside: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """A batch as the exploit arm chooses it."""
-    order, merits = in_order(trial, found, scores, trial.budget, without)
-    order, merits = order[~without[order]], merits[~without[order]]
+    order, merits = in_order(trial, found, scores, trial.budget, labelled, inside)
     chosen = selection.choose(
         trial.pool[order],
         merits,
@@ -118,15 +127,13 @@ def in_rounds(trial: Trial, *, around: int = 0, rounds: int = ROUNDS, each: int 
     first = probes(trial, behind)
     found, labelled, told = first, np.zeros(len(trial.pool), np.bool_), list[Round]()
     for _ in range(rounds):
-        outside, scored = np.zeros(len(trial.pool), np.bool_), 1.0
+        inside, scored = None, 1.0
         if around:
             queries = np.vstack([trial.exemplars, trial.pool[labelled & trial.hits]])
-            rows = neighbours.around(queries, [trial.pool.astype(np.float16)], [None], count=around)
-            outside[:] = True
-            outside[rows] = False
-            scored = len(rows) / len(trial.pool)
+            inside = neighbours.around(queries, [trial.pool.astype(np.float16)], [None], count=around)
+            scored = len(inside) / len(trial.pool)
         scores = raw(found, trial.pool)
-        taken = batch(trial, found, scores, each, labelled | outside)
+        taken = batch(trial, found, scores, each, labelled, inside)
         earlier = [(one.hits, len(one.rows)) for one in told]
         likely = portable.likeness(found.scorer, scores[taken].astype(np.float64))
         expected = outlook.next_yield(earlier, likely) if told else None
