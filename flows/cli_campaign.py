@@ -24,7 +24,9 @@ def campaign_run(
     name: Annotated[str, typer.Argument(help="A new name, or that of a campaign to go on with.")],
     issue: Annotated[str, typer.Option(help="An issue with exemplars.")],
     corpus: Annotated[list[str], typer.Option(help="A corpus to search; repeat for several.")],
-    budget: Annotated[int, typer.Option(help="Label requests to send, over all rounds.")] = 200,
+    budget: Annotated[
+        int, typer.Option(help="Label requests to send, over all rounds; standing: each time there is something new.")
+    ] = 200,
     rounds: Annotated[int, typer.Option(help="Rounds to spend it in; each waits for the labels before.")] = 1,
     strategy: Annotated[str, typer.Option(help="probe, nearest, text or random.")] = "probe",
     text: Annotated[str, typer.Option(help="What to look for in words; makes the strategy text.")] = "",
@@ -53,6 +55,8 @@ def campaign_run(
 
     Run it again and it goes on where it is: the next round, once labels are in; new shards, when it is standing.
     """
+    if sheet is not None and not dry_run:
+        raise BadInput("--sheet needs --dry-run; nothing was sent")
     given: dict[str, Any] = {"budget": budget, "rounds": rounds, "min_score": min_score, "seed": seed, "text": text}
     given |= {"strategy": "text" if text and strategy == "probe" else strategy}
     policy, stop = _settings(more or [])
@@ -216,7 +220,9 @@ def campaign_export(
 def campaign_collect(
     file: Annotated[Path, typer.Argument(help="File that the scorer's write_kept wrote.")],
     apply: Annotated[bool, typer.Option("--apply", help="Keep the candidates; without it, only say.")] = False,
-    send: Annotated[bool, typer.Option("--send", help="With --apply: send them to be labelled too.")] = False,
+    send: Annotated[
+        bool, typer.Option("--send", help="With --apply: send them to be labelled too, beside the campaign's budget.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Take what a collection process kept as candidates. The images must lie in the campaign's corpora, embedded."""

@@ -57,7 +57,12 @@ class SelectionPolicy(Plan):
         description="probe: whitened LDA and PU-logistic probes of the exemplars; nearest: likeness to the nearest "
         "exemplar; text: a prompt in words; random: by chance, as a control",
     )
-    budget: int = Field(200, ge=1, le=100_000, description="Label requests to send, over all rounds")
+    budget: int = Field(
+        200,
+        ge=1,
+        le=100_000,
+        description="Label requests to send, over all rounds; standing: each time there are new shards",
+    )
     rounds: int = Field(
         1, ge=1, le=50, description="Rounds to spend the budget in; each waits for the labels of the one before"
     )

@@ -44,6 +44,10 @@ def read_metadata(data: bytes, *, source: str) -> pa.Table:
     """A metadata.csv with a `file_name` column (the image-folder convention). Raises BadInput, naming `source`."""
     try:
         table = pa.csv.read_csv(pa.BufferReader(data))
+        # A column of nothing but what pyarrow takes for "no value", such as n/a, is text: somebody wrote it.
+        texts = {field.name: pa.string() for field in table.schema if pa.types.is_null(field.type)}
+        if texts:
+            table = pa.csv.read_csv(pa.BufferReader(data), convert_options=pa.csv.ConvertOptions(column_types=texts))
     except pa.ArrowInvalid as error:
         raise BadInput(f"'{source}' is not a CSV table ({error}); mend or remove it") from None
     if "file_name" not in table.column_names:

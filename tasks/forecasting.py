@@ -39,7 +39,8 @@ def told(aim: Aim, selected: Selected, rounds: Sequence[tuple[int, int]], *, poo
         "prototypes": np.bincount(aim.probes.members).tolist(),
         "background_scores": _quantiles(behind),
         "best_scores": _quantiles(batch),
-        "expected_hits": {name: round(share * len(raw), 1) for name, share in zip(HITS, expected, strict=True)},
+        "expected_hits": {name: round(share * len(raw), 1) for name, share in zip(HITS, expected, strict=True)}
+        | {"of_the_best": len(raw)},
         "answers_learnt_from": len(aim.history.hits),
     }
 

@@ -171,8 +171,8 @@ def _round(one: Answered, minutes: float, rule: StopRule) -> Round:
 
 
 def _last_rate(rounds: list[Answered]) -> outlook.Rate:
-    """Of the newest run that has labels."""
-    told = [one for one in rounds if one.labels]
+    """Of the newest round that has labels; what was collected elsewhere says nothing of the next one."""
+    told = [one for one in rounds if one.labels and one.run.key != one.run.plan_key]
     return outlook.rate(told[-1].hits, told[-1].labels) if told else outlook.rate(0, 0)
 
 

@@ -101,6 +101,7 @@ def candidate_rows(name: str) -> list[Row]:
                 {
                     "run": run.id,
                     "rank": candidate.rank + 1,
+                    "sample": candidate.sample_id[:12],
                     "score": round(candidate.score, 4),
                     "scored_by": candidate.score_version,
                     "arm": candidate.arm.value,

@@ -45,13 +45,17 @@ def missed(pools: Sequence[Sequence[Drawn]]) -> Rate:
 
 
 def prevalence(pools: Sequence[Sequence[Drawn]]) -> Rate:
-    """Share of hits among the rows that were eligible in each pool's first round, with a 95 % interval."""
+    """Share of hits among the rows that were eligible in each pool's first round, with a 95 % interval.
+
+    No less than what has been found there already.
+    """
     known = [pool for pool in pools if any(one.labels for one in pool)]
     if not known:
         return UNKNOWN
     held, first = _held(known), [pool[0] for pool in known]
     before = sum(one.found_since for one in first) - held.found  # found before the rounds that hits were estimated for
-    return Rate(*(float(np.clip((hits + before) / sum(o.eligible for o in first), 0.0, 1.0)) for hits in held.hits))
+    eligible, known_hits = sum(one.eligible for one in first), sum(one.found_since for one in first)
+    return Rate(*(float(np.clip((hits + before) / eligible, known_hits / eligible, 1.0)) for hits in held.hits))
 
 
 def _held(pools: Sequence[Sequence[Drawn]]) -> Held:

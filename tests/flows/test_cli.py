@@ -168,6 +168,7 @@ def test_tables_are_for_people(world: None, run: Callable[..., tuple[int, str, s
         (["embed", "x"], 2, "there is no corpus 'x'"),
         (["issue", "show", "x"], 2, "there is no issue 'x'"),
         (["campaign", "show", "x"], 2, "there is no campaign 'x'"),
+        (["campaign", "run", "c", "--issue", "x", "--corpus", "y", "--sheet", "x.png"], 2, "--sheet needs --dry-run"),
         (["campaign", "run", "c", "--issue", "x", "--corpus", "y", "--budget", "0"], 2, "budget"),
         (["train", "m", "x"], 2, "there is no corpus 'x'"),
         (["compare", "a", "b", "--scenario", "s"], 2, "there is no model 'a'"),

@@ -74,3 +74,9 @@ def test_metadata_that_cannot_be_joined_is_refused(text: str, complaint: str) ->
 def test_a_missing_column_lists_those_there_are() -> None:
     with pytest.raises(BadInput, match="columns there are: sample_id, tone, year"):
         tables.column(TABLE, "colour", source="here")
+
+
+def test_what_somebody_wrote_is_not_taken_for_nothing() -> None:
+    found = tables.read_metadata(b"file_name,note,speed\na.jpg,n/a,3\nb.jpg,,NA\n", source="metadata.csv")
+    assert found.column("note").to_pylist() == ["n/a", ""]
+    assert found.column("speed").to_pylist() == [3, None]

@@ -92,3 +92,9 @@ def test_a_round_without_random_labels_still_counts_for_what_was_found() -> None
 def test_what_is_not_surely_eligible_widens_the_interval() -> None:
     sure, unsure = (prevalence.missed([[Drawn(20, 100, 1_000.0, error, 0)]]) for error in (0.0, 0.3))
     assert unsure.low < sure.low < sure.high < unsure.high
+
+
+def test_prevalence_is_never_below_what_has_been_found() -> None:
+    found = prevalence.prevalence([[Drawn(0, 2, 3_000.0, 0.0, 67)]])
+    assert (found.share, found.low) == (pytest.approx(67 / 3_000), pytest.approx(67 / 3_000))
+    assert found.high > 0.5
