@@ -65,9 +65,18 @@ def show(found: BaseModel | Row | Sequence[BaseModel | Row], *, as_json: bool, t
         print_table(rows, title=title)
     else:
         grid = Table(show_header=False, box=None, title=title or None, title_justify="left")
-        for name, value in rows[0].items():
+        for name, value in _spread(rows[0]):
             grid.add_row(f"[dim]{name.replace('_', ' ')}[/dim]", cell(value))
         Console().print(grid)
+
+
+def _spread(row: Row, within: str = "") -> Iterator[tuple[str, object]]:
+    """Names and values; what holds records of its own gets a line for each of them."""
+    for name, value in row.items():
+        if isinstance(value, Mapping) and any(isinstance(inside, Mapping) for inside in value.values()):
+            yield from _spread(value, f"{within}{name}: ")
+        else:
+            yield within + name, value
 
 
 def print_table(rows: Sequence[Row], *, title: str = "") -> None:
@@ -89,7 +98,9 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{count} {name}" for name, count in value.items()) or "–"
+        counts = all(isinstance(count, int) for count in value.values())
+        pairs = (f"{count} {name}" if counts else f"{name} {cell(count)}" for name, count in value.items())
+        return ", ".join(pairs) or "–"
     if isinstance(value, list | tuple):
         return ", ".join(cell(item) for item in value) or "–"
     return "–" if value in (None, "") else str(value).replace("[", r"\[")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from flows import cli
+from flows import cli, console
 from storage.database import open_engine
 
 Draw = Callable[..., Path]
@@ -261,3 +261,10 @@ def test_a_misspelt_setting_stops_every_command(
     code, _, err = run("corpus", "list")
     assert code == 2
     assert "DIPNET_ENCODRE" in err
+
+
+def test_a_record_within_a_record_reads_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    said = {"found": {"adequacy": {"auc": 0.91234, "verdict": "good"}, "answers": 0}, "excluded": {"too low": 3}}
+    console.show(said, as_json=False)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["found: adequacy auc 0.9123, verdict good", "found: answers 0", "excluded 3 too low"]
