@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 # 2,048 rows × 512 dimensions in fp32 are 4 MB: still within the caches, and few enough calls that threads seldom wait for
 # Python's lock, which each call gives back and asks for again.
 PART_ROWS = 2_048
+STEPS = 127  # of an int8 number, either way, to which rows and probes are narrowed
 
 Rows = NDArray[np.float16] | NDArray[np.float32]
 

@@ -37,7 +37,8 @@ class Contrast(NamedTuple):
 
         Source: cross-domain similarity local scaling (Conneau et al., ICLR 2018), with another factor.
         """
-        return _contrasts(vectors @ self.shown.mean(axis=0), vectors @ self.behind.T)
+        towards = (vectors @ self.shown.mean(axis=0)).astype(np.float64)
+        return _contrasts(towards, _local(vectors @ self.behind.T))
 
 
 def contrast(
@@ -53,9 +54,7 @@ def contrast(
     by_probe = _mean_log_rank(*_without_own(whitened, whitened_behind, out))
     own, others = _without_own(shown.astype(np.float64), behind.astype(np.float64), out)
     local = _local(behind @ behind.T, own=True)
-    by_contrast = _mean_log_rank(
-        2 * own - HELD_BACK * _local(shown[out] @ behind.T), 2 * others - HELD_BACK * local[:, None]
-    )
+    by_contrast = _mean_log_rank(_contrasts(own, _local(shown[out] @ behind.T)), _contrasts(others, local[:, None]))
     return Contrast(shown, behind, MOST * float(expit((by_probe - by_contrast - EVEN) / SPREAD)))
 
 
@@ -66,9 +65,8 @@ def merits(vectors: NDArray[np.float32], raw: Matrix, second: Contrast | None) -
     return selection.agreed(vectors, _in_deviations(raw) + second.weight * _in_deviations(second.of(vectors)))
 
 
-def _contrasts(towards: NDArray[np.floating], among: NDArray[np.float32]) -> Matrix:
-    result: Matrix = 2.0 * towards.astype(np.float64) - HELD_BACK * _local(among)
-    return result
+def _contrasts(towards: Matrix, local: Matrix) -> Matrix:
+    return 2 * towards - HELD_BACK * local
 
 
 def _local(cosines: NDArray[np.float32], *, own: bool = False) -> Matrix:

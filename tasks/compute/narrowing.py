@@ -11,7 +11,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-STEPS = 127  # of an int8 number, either way
+from tasks.compute.blocks import STEPS
+
 # A float32 of at most 2^22 becomes the nearest whole number when this is added; its lowest bits are that number's.
 ROUNDER = np.float32(1.5 * 2**23)
 # A float16's bits, moved to where float32 has them, are short of this factor; those above are infinity and NaN.

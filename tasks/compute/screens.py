@@ -10,12 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from tasks.compute import blocks
-from tasks.compute.blocks import Room, Rows
+from tasks.compute.blocks import STEPS, Room, Rows
 
 PROBES_AT_ONCE = 256
 SUMS = 2.0**-22  # relative error of a sum in fp32, for each of its terms
 ROUNDED = 1.001  # what is added to a product is itself rounded
-STEPS = 127  # of an int8 number, either way
 CENTRED_FROM = 256  # rows whose mean says where the others lie
 
 
