@@ -197,6 +197,39 @@ class StopRule(Plan):
     )
 
 
+class LabelPolicy(Plan):
+    """How a batch is labelled: the schema, how many look at an item, how they are checked, when it is enough."""
+
+    accept: Literal["auto", "review"] = Field(
+        "auto", description="auto: send what nobody discarded; review: send only what an engineer accepted"
+    )
+    choice: Literal["single", "multiple"] = Field("single", description="Whether an answer may name several classes")
+    opinions: int = Field(1, ge=1, le=20, description="Annotators whose answers an item needs")
+    most_opinions: int = Field(
+        0, ge=0, le=20, description="Ask another annotator where answers differ, up to so many in all; 0: do not"
+    )
+    resolve: Literal["majority", "dawid-skene"] = Field(
+        "majority",
+        description="majority: most answers win, and Dawid-Skene decides ties; dawid-skene: annotators are weighed by "
+        "how they err",
+    )
+    enough: float = Field(
+        1.0, gt=0.0, le=1.0, description="A batch is complete when so large a share of its items has its answers"
+    )
+    golden_corpus: str = Field("", description="Labelled corpus whose images are mixed in as items of known answer")
+    golden_share: float = Field(0.05, ge=0.0, le=0.5, description="How many golden items, as a share of the others")
+    golden_accuracy: float = Field(
+        0.8, ge=0.0, le=1.0, description="A batch whose golden items are answered worse than this is quarantined"
+    )
+    golden_least: int = Field(5, ge=1, description="Golden answers below which nothing is concluded")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.most_opinions and self.most_opinions < self.opinions:
+            raise ValueError("most_opinions is below opinions; raise it, or leave it at 0")
+        return self
+
+
 class CampaignPlan(Plan):
     """Mine corpora for more of an issue, choose within a budget, and route the choice to be labelled."""
 
@@ -206,6 +239,7 @@ class CampaignPlan(Plan):
     policy: SelectionPolicy = Field(default_factory=SelectionPolicy, description="How to score and choose")
     pool: PoolFilter = Field(default_factory=PoolFilter, description="Which elements may be chosen; empty: all")
     stop: StopRule = Field(default_factory=StopRule, description="When to stop, and what a label costs")
+    labelling: LabelPolicy = Field(default_factory=LabelPolicy, description="How the choice is labelled")
     standing: bool = Field(
         False, description="Stand: whenever it is run again, score only what is new and spend a budget on that"
     )

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from models.errors import BadSettings
 
 PREFIX = "DIPNET_"
+LEAST_SECRET = 32
 
 
 class Settings(BaseSettings):
@@ -46,7 +47,16 @@ class Settings(BaseSettings):
     label_studio_url: str = Field("", description="base URL of a Label Studio server")
     label_studio_token: SecretStr = Field(SecretStr(""), description="legacy or personal access token")
     label_studio_files_root: Path | None = Field(
-        None, description="folder that Label Studio serves as local files; images under it are linked, not sent"
+        None, description="folder that Label Studio serves as local files, where `dipnet receiver` does not serve images"
+    )
+    receiver_url: str = Field(
+        "", description="where annotators' browsers and Label Studio reach `dipnet receiver`; empty: there is none"
+    )
+    receiver_secret: SecretStr = Field(
+        SecretStr(""), description="what links to images and webhooks are signed with: 32 characters or more, by chance"
+    )
+    media_days: float = Field(
+        30.0, gt=0.0, le=3650.0, description="how long a link to an image is good; what waits longer gets a new one"
     )
 
     @field_validator("root")
@@ -56,12 +66,19 @@ class Settings(BaseSettings):
             raise ValueError("must not be empty")
         return value.rstrip("/") if len(value) > 1 else value
 
-    @field_validator("label_studio_url", "s3_endpoint")
+    @field_validator("label_studio_url", "s3_endpoint", "receiver_url")
     @classmethod
     def _is_http_url(cls, value: str) -> str:
         if value and not value.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")
         return value.rstrip("/")
+
+    @field_validator("receiver_secret")
+    @classmethod
+    def _is_long_enough(cls, value: SecretStr) -> SecretStr:
+        if value and len(value.get_secret_value()) < LEAST_SECRET:
+            raise ValueError(f"must have {LEAST_SECRET} characters or more; make one with: openssl rand -hex 32")
+        return value
 
     @property
     def resolved_database_url(self) -> str:

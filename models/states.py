@@ -73,8 +73,8 @@ class CandidateState(State):
             "accepted": ("sent", "discarded"),
             "discarded": ("accepted",),
             "sent": ("labelled", "skipped"),
-            "skipped": ("labelled",),
-            "labelled": ("skipped",),
+            "skipped": ("labelled", "sent"),  # back to sent: the answer was withdrawn
+            "labelled": ("skipped", "sent"),
         }
 
 
@@ -104,17 +104,39 @@ class RunState(State):
 
 
 class RequestState(State):
-    """What is known of one label request. `empty` means that somebody looked and found nothing to say."""
+    """What is known of one label request, or what one answer says.
+
+    empty: somebody looked and found nothing to say. deleted: a person took it away at the labeller, unanswered.
+    """
 
     PENDING = "pending"
     LABELLED = "labelled"
     SKIPPED = "skipped"
     EMPTY = "empty"
+    DELETED = "deleted"
 
     @classmethod
     def moves(cls) -> Mapping[str, tuple[str, ...]]:
-        answered = ("labelled", "skipped", "empty")
-        return {state: tuple(a for a in answered if a != state) for state in ("pending", *answered)}
+        """Any may follow any: answers are corrected and withdrawn, and what was deleted may be brought back."""
+        return {state: tuple(other for other in cls if other != state) for state in cls}
+
+
+class BatchState(State):
+    """Whether a batch's labels may be used: those of a complete one."""
+
+    OPEN = "open"
+    COMPLETE = "complete"
+    QUARANTINED = "quarantined"
+    REJECTED = "rejected"
+
+    @classmethod
+    def moves(cls) -> Mapping[str, tuple[str, ...]]:
+        return {
+            "open": ("complete", "quarantined"),
+            "complete": ("open", "quarantined"),  # an answer was withdrawn, or corrected for the worse
+            "quarantined": ("complete", "rejected"),
+            "rejected": ("complete",),
+        }
 
 
 class Split(StrEnum):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.states import RequestState, Verdict
+from models.states import BatchState, RequestState, Verdict
 
 
 class Report(BaseModel):
@@ -91,19 +91,24 @@ class Sent(Report):
     batch_id: int
     project: str
     sent: int
+    golden: int = Field(0, description="items of known answer among them, beside the budget")
     url: str = ""
     note: str = Field("", description="why nothing was sent; empty when something was")
 
 
 class Synced(Report):
-    """Outcome of one poll of a batch."""
+    """Outcome of one poll, for one batch."""
 
     batch_id: int
     campaign: str
-    new_labels: int
-    rejected: int
+    state: BatchState
+    new_labels: int = Field(description="answers, corrections and withdrawals that were not known")
+    rejected: int = Field(description="of the batch's answers, those that are not in its schema")
     states: dict[RequestState, int]
+    golden: int = Field(0, description="items of known answer among them")
+    foreign: int = Field(0, description="items of the project that are not ours; they are left alone")
     complete: bool
+    reason: str = ""
 
 
 class Fitted(Report):
@@ -145,24 +150,61 @@ class RequestDraft(Report):
     model_version: str = ""
 
 
+class Example(Report):
+    """An exemplar as annotators see it."""
+
+    sample_id: str
+    uri: str
+    positive: bool
+
+
 class ProjectBrief(Report):
     """What a labeller needs to know to open a project."""
 
     title: str
     class_names: list[str]
     instructions: str
+    multiple: bool = False
+    opinions: int = 1
+    examples: list[Example] = Field(default_factory=list)
 
 
 class Answer(Report):
-    """What a labeller says of one of our requests."""
+    """One annotator's answer to an item, as it stands at the labeller now."""
+
+    external_id: str
+    state: RequestState
+    class_names: list[str] = Field(default_factory=list)
+    wrong: str = Field("", description="what the labeller itself would not have accepted")
+    annotator: str = ""
+    origin: str = Field("", description="manual, prediction or prediction-changed")
+    lead_seconds: float = 0.0
+    answered_at: datetime
+
+
+class Item(Report):
+    """One of our requests as it stands at the labeller, with all its answers."""
 
     key: str
     external_id: str
-    state: RequestState
-    class_name: str = ""
-    annotator: str = ""
-    lead_seconds: float = 0.0
-    answered_at: datetime
+    changed_at: datetime
+    answers: list[Answer]
+
+
+class Waiting(Report):
+    """A request that waits for answers."""
+
+    sample_id: str
+    opinions: int
+
+
+class Census(Report):
+    """How many items of ours a project holds, how many of others, and how many answers there are to ours."""
+
+    ours: int
+    foreign: int
+    answers: int = Field(description="without skips")
+    skipped_items: int = Field(description="items that somebody skipped")
 
 
 class Proposed(Report):
