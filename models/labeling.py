@@ -47,6 +47,7 @@ class LabelBatch(SQLModel, table=True):
     policy: dict[str, Any] = Field(default_factory=dict, sa_type=JSON, description="the LabelPolicy it was made under")
     state: BatchState = Field(default=BatchState.OPEN, sa_type=enum_type(BatchState))
     reason: str = Field(default="", description="why it is quarantined, released or rejected")
+    released: bool = Field(default=False, description="whether an engineer let it pass, whatever its golden items say")
     announced: BatchState = Field(
         default=BatchState.OPEN, sa_type=enum_type(BatchState), description="the last state that an event told of"
     )
@@ -75,6 +76,10 @@ class LabelRequest(SQLModel, table=True):
     class_names: list[str] = Field(default_factory=list, sa_type=JSON, description="the resolved label, all of it")
     confidence: float = Field(default=0.0, description="share of the answers, or posterior, that stand behind it")
     gone: bool = Field(default=False, description="whether a person deleted it at the labeller")
+
+    def names(self, class_name: str) -> bool:
+        """Whether the resolved label names a class."""
+        return class_name in (self.class_name, *self.class_names)
 
 
 class Label(SQLModel, table=True):

@@ -47,7 +47,8 @@ class Settings(BaseSettings):
     label_studio_url: str = Field("", description="base URL of a Label Studio server")
     label_studio_token: SecretStr = Field(SecretStr(""), description="legacy or personal access token")
     label_studio_files_root: Path | None = Field(
-        None, description="folder that Label Studio serves as local files, where `dipnet receiver` does not serve images"
+        None,
+        description="folder that Label Studio serves as local files, where `dipnet receiver` does not serve images",
     )
     receiver_url: str = Field(
         "", description="where annotators' browsers and Label Studio reach `dipnet receiver`; empty: there is none"

@@ -132,10 +132,10 @@ class BatchState(State):
     @classmethod
     def moves(cls) -> Mapping[str, tuple[str, ...]]:
         return {
-            "open": ("complete", "quarantined"),
-            "complete": ("open", "quarantined"),  # an answer was withdrawn, or corrected for the worse
-            "quarantined": ("complete", "rejected"),
-            "rejected": ("complete",),
+            "open": ("complete", "quarantined", "rejected"),
+            "complete": ("quarantined", "rejected"),  # answers were corrected, or came late
+            "quarantined": ("open", "complete", "rejected"),
+            "rejected": ("open",),
         }
 
 

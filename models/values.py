@@ -164,6 +164,7 @@ class ProjectBrief(Report):
     title: str
     class_names: list[str]
     instructions: str
+    id: int = Field(0, description="our own id of the project; 0: it has none yet")
     multiple: bool = False
     opinions: int = 1
     examples: list[Example] = Field(default_factory=list)

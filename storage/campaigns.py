@@ -9,7 +9,7 @@ from sqlmodel import Session, col, func, select
 from models.campaign import Campaign, CampaignRun, Candidate, Exemplar, Issue, ScoredShard
 from models.corpus import Sample
 from models.errors import BadInput, NotFound
-from models.labeling import LabelRequest
+from models.labeling import LabelBatch, LabelRequest
 from models.states import CampaignState, CandidateState, IssueState, RunState, may_move, move
 
 SENT = (CandidateState.SENT, CandidateState.LABELLED, CandidateState.SKIPPED)
@@ -207,6 +207,16 @@ def claimed_elsewhere(db: Session, *, campaign_id: int) -> set[str]:
     query = query.where(CampaignRun.campaign_id != campaign_id, Candidate.state != CandidateState.DISCARDED)
     claimed = col(Candidate.state).in_([CandidateState.ACCEPTED, *SENT]) | col(LabelRequest.id).is_not(None)
     return set(db.exec(query.where(claimed).distinct()).all())
+
+
+def shown_samples(db: Session, *, campaign_id: int) -> set[str]:
+    """What a campaign's annotators may have seen: its issue's exemplars, its candidates, its golden items."""
+    issue_id = select(Campaign.issue_id).where(Campaign.id == campaign_id).scalar_subquery()
+    exemplars = select(Exemplar.sample_id).where(Exemplar.issue_id == issue_id)
+    candidates = select(Candidate.sample_id).join(CampaignRun).where(CampaignRun.campaign_id == campaign_id)
+    asked = select(LabelRequest.sample_id).join(LabelBatch).join(CampaignRun)
+    asked = asked.where(CampaignRun.campaign_id == campaign_id)
+    return {name for query in (exemplars, candidates, asked) for name in db.exec(query).all()}
 
 
 def advance_issue(db: Session, *, issue: Issue, target: IssueState) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +12,13 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm.exc import StaleDataError
 from sqlmodel import Session
 
 from models.errors import BadSettings, CorruptData, Incompatible, Unavailable
-
-MIGRATION_LOCK = 7_310_579  # any number, as long as every dipnet uses the same
+from storage.locks import alone
 
 
 def open_engine(url: str) -> Engine:
@@ -103,7 +101,7 @@ def _migrate(engine: Engine, shown: str) -> None:
         raise Incompatible(
             f"database '{shown}' was migrated by a newer dipnet (revision {current}); upgrade dipnet, or name another database"
         )
-    with _one_migrator(engine):
+    with alone(engine, "migrate"):  # so that two first starts at once do not migrate twice
         command.upgrade(config, "head")
 
 
@@ -112,22 +110,6 @@ def _knows(scripts: ScriptDirectory, revision: str) -> bool:
         return scripts.get_revision(revision) is not None
     except CommandError:
         return False
-
-
-@contextmanager
-def _one_migrator(engine: Engine) -> Iterator[None]:
-    """Hold a lock that dies with its holder, so that two first starts at once do not migrate twice."""
-    if engine.url.get_backend_name() == "sqlite":
-        with Path(f"{engine.url.database}.migrate-lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        return
-    with engine.connect() as connection:
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
-        try:
-            yield
-        finally:
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": MIGRATION_LOCK})
 
 
 def _first_line(error: DatabaseError) -> str:

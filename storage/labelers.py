@@ -13,24 +13,57 @@ from typing import Protocol
 
 from models.errors import BadInput
 from models.states import RequestState
-from models.values import Answer, ProjectBrief, RequestDraft
+from models.values import Answer, Census, Item, ProjectBrief, RequestDraft, Waiting
 
 
 class Labeler(Protocol):
-    """A place where people, or something that stands for them, answer label requests."""
+    """A place where people, or something that stands for them, answer label requests.
+
+    All that adds may be called again after a kill: it looks first for what is there. Nothing but `tidy` takes away.
+    """
 
     name: str
 
-    def open_project(self, brief: ProjectBrief) -> str:
-        """The id of the project with this title, made when there is none."""
+    @property
+    def links_until(self) -> datetime | None:
+        """When the links to images that it hands out now will expire; None: they do not."""
+        ...
+
+    def open_project(self, brief: ProjectBrief, *, known: str = "") -> str:
+        """The id of the project: the known one, or that of this title, made when there is none; brought up to the brief."""
         ...
 
     def send(self, project: str, drafts: Sequence[RequestDraft]) -> dict[str, str]:
         """Make a request for every draft that the project does not hold yet; return {key: external id} for all of them."""
         ...
 
-    def answers(self, project: str, *, waiting: Mapping[str, str], since: datetime | None) -> Iterator[Answer]:
-        """Answers new or changed since then. `waiting` is {key: sample id} of the requests that have no answer yet."""
+    def changes(
+        self, project: str, *, waiting: Mapping[str, Waiting], since: datetime | None
+    ) -> Iterator[Sequence[Item]]:
+        """Our items that changed since then (None: all that were ever answered), some at a time, with all their answers.
+
+        `waiting` holds the requests, by key, that have too few answers yet.
+        """
+        ...
+
+    def census(self, project: str) -> Census | None:
+        """How many items and answers there are now; None where nobody but dipnet can change that."""
+        ...
+
+    def present(self, project: str) -> Mapping[str, Sequence[str]]:
+        """The external ids of our items there are, by key."""
+        ...
+
+    def tidy(self, project: str, keys: Sequence[str]) -> int:
+        """Take away unanswered items that are there twice under one of these keys; return how many are left twice."""
+        ...
+
+    def ask_again(self, project: str, opinions: Mapping[str, int]) -> None:
+        """Let so many annotators in all answer each item, by external id."""
+        ...
+
+    def renew_links(self, project: str, drafts: Mapping[str, RequestDraft]) -> None:
+        """Give items, by external id, links to their images that are good from now on."""
         ...
 
     def check(self) -> dict[str, str]:
@@ -46,6 +79,7 @@ class OracleLabeler:
     """Answers from a table of known truth, at once and without error. For demos, tests and simulations."""
 
     name = "oracle"
+    links_until = None
 
     def __init__(self, truth: Mapping[str, str]) -> None:
         self.truth = truth
@@ -63,26 +97,54 @@ class OracleLabeler:
                 raise BadInput(f"oracle truth '{path}' lacks the columns sample_id,class_name; add a header line")
             return cls({row["sample_id"]: row["class_name"] for row in reader})
 
-    def open_project(self, brief: ProjectBrief) -> str:
+    def open_project(self, brief: ProjectBrief, *, known: str = "") -> str:
         """The title is the id: the oracle keeps no projects."""
-        return brief.title
+        return known or brief.title
 
     def send(self, project: str, drafts: Sequence[RequestDraft]) -> dict[str, str]:  # noqa: ARG002
         """Requests are known by their own keys."""
         return {draft.key: draft.key for draft in drafts}
 
-    def answers(self, project: str, *, waiting: Mapping[str, str], since: datetime | None) -> Iterator[Answer]:  # noqa: ARG002
-        """An answer for every waiting request; a sample of unknown truth is skipped, as a person would."""
-        for key, sample_id in waiting.items():
-            class_name = self.truth.get(sample_id, "")
-            yield Answer(
-                key=key,
-                external_id=key,
-                state=RequestState.LABELLED if class_name else RequestState.SKIPPED,
-                class_name=class_name,
-                annotator="oracle",
-                answered_at=datetime.now(UTC),
-            )
+    def changes(
+        self,
+        project: str,  # noqa: ARG002
+        *,
+        waiting: Mapping[str, Waiting],
+        since: datetime | None,  # noqa: ARG002
+    ) -> Iterator[Sequence[Item]]:
+        """As many answers as every waiting request needs, all alike; a sample of unknown truth is skipped, as a person would."""
+        now = datetime.now(UTC)
+        for key, request in waiting.items():
+            class_name = self.truth.get(request.sample_id, "")
+            answers = [
+                Answer(
+                    external_id=f"{key}:{number}" if number else key,
+                    state=RequestState.LABELLED if class_name else RequestState.SKIPPED,
+                    class_names=[class_name] if class_name else [],
+                    annotator=f"oracle-{number + 1}" if number else "oracle",
+                    answered_at=now,
+                )
+                for number in range(request.opinions)
+            ]
+            yield [Item(key=key, external_id=key, changed_at=now, answers=answers)]
+
+    def census(self, project: str) -> None:  # noqa: ARG002
+        """Nobody else writes there."""
+        return
+
+    def present(self, project: str) -> Mapping[str, Sequence[str]]:  # noqa: ARG002
+        """Nothing is kept."""
+        return {}
+
+    def tidy(self, project: str, keys: Sequence[str]) -> int:  # noqa: ARG002
+        """Nothing is there twice."""
+        return 0
+
+    def ask_again(self, project: str, opinions: Mapping[str, int]) -> None:
+        """It answers whatever waits."""
+
+    def renew_links(self, project: str, drafts: Mapping[str, RequestDraft]) -> None:
+        """It looks at no image."""
 
     def check(self) -> dict[str, str]:
         """How much it knows."""

@@ -1,16 +1,59 @@
-"""Queries about label batches, requests and labels. Session first; the caller commits."""
+"""Queries about label projects, batches, requests and labels. Session first; the caller commits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+from sqlalchemy.sql.selectable import Select
 from sqlmodel import Session, col, func, select
 
 from models.campaign import Campaign, CampaignRun, Candidate
 from models.corpus import Corpus, Sample
-from models.labeling import Label, LabelBatch, LabelRequest
-from models.states import CandidateState, RequestState, RunState, move
-from models.values import Answer
+from models.errors import NotFound
+from models.labeling import Label, LabelBatch, LabelProject, LabelRequest
+from models.states import BatchState, CampaignState, RequestState
+from models.values import Waiting
+
+UNUSABLE = (BatchState.QUARANTINED, BatchState.REJECTED)
+
+
+def find_project(db: Session, *, campaign_id: int, labeler: str) -> LabelProject | None:
+    """A campaign's project at a labeller."""
+    query = select(LabelProject).where(LabelProject.campaign_id == campaign_id, LabelProject.labeler == labeler)
+    return db.exec(query).first()
+
+
+def get_project(db: Session, *, project_id: int) -> LabelProject:
+    """The project of that id (ours). Raises NotFound."""
+    project = db.get(LabelProject, project_id)
+    if project is None:
+        raise NotFound(f"there is no label project {project_id}; see: dipnet labels list")
+    return project
+
+
+def open_projects(db: Session) -> Sequence[LabelProject]:
+    """Projects with a batch that waits for answers."""
+    waiting = select(LabelBatch.project_id).where(LabelBatch.state == BatchState.OPEN)
+    query = select(LabelProject).where(col(LabelProject.id).in_(waiting), LabelProject.external_id != "")
+    return db.exec(query.order_by(col(LabelProject.id))).all()
+
+
+def projects_to_poll(db: Session, *, campaigns: Sequence[str]) -> Sequence[LabelProject]:
+    """Projects of these campaigns or, of all, those that somebody may still answer in or correct."""
+    query = select(LabelProject).join(Campaign).where(LabelProject.external_id != "").order_by(col(LabelProject.id))
+    if campaigns:
+        return db.exec(query.where(col(Campaign.name).in_(campaigns))).all()
+    waiting = select(LabelBatch.project_id).where(LabelBatch.state == BatchState.OPEN)
+    return db.exec(query.where((col(Campaign.state) == CampaignState.ACTIVE) | col(LabelProject.id).in_(waiting))).all()
+
+
+def get_batch(db: Session, *, batch_id: int) -> LabelBatch:
+    """A batch by id. Raises NotFound."""
+    batch = db.get(LabelBatch, batch_id)
+    if batch is None:
+        raise NotFound(f"there is no label batch {batch_id}; see: dipnet labels list")
+    return batch
 
 
 def find_batch(db: Session, *, run_id: int) -> LabelBatch | None:
@@ -18,36 +61,108 @@ def find_batch(db: Session, *, run_id: int) -> LabelBatch | None:
     return db.exec(select(LabelBatch).where(LabelBatch.run_id == run_id)).first()
 
 
-def open_batches(db: Session, *, campaigns: Sequence[str]) -> Sequence[tuple[LabelBatch, Campaign]]:
-    """Batches that were sent and still wait for answers, of these campaigns or of all."""
-    query = select(LabelBatch, Campaign).join(CampaignRun, col(CampaignRun.id) == LabelBatch.run_id).join(Campaign)
-    query = query.where(col(LabelBatch.complete).is_(False), CampaignRun.state == RunState.SENT)
-    query = query.order_by(col(LabelBatch.id))
-    return db.exec(query.where(col(Campaign.name).in_(campaigns)) if campaigns else query).all()
-
-
-def batches_of(db: Session, *, campaigns: Sequence[str]) -> Sequence[LabelBatch]:
-    """Every batch of these campaigns, oldest first."""
+def batches_of(db: Session, *, campaigns: Sequence[str] = (), project_id: int | None = None) -> Sequence[LabelBatch]:
+    """Every batch of these campaigns, or of one project, or all there are; oldest first."""
     query = select(LabelBatch).join(CampaignRun, col(CampaignRun.id) == LabelBatch.run_id).join(Campaign)
-    return db.exec(query.where(col(Campaign.name).in_(campaigns)).order_by(col(LabelBatch.id))).all()
+    if campaigns:
+        query = query.where(col(Campaign.name).in_(campaigns))
+    if project_id is not None:
+        query = query.where(LabelBatch.project_id == project_id)
+    return db.exec(query.order_by(col(LabelBatch.id))).all()
 
 
-def requests_of(db: Session, *, batch_id: int) -> Sequence[tuple[LabelRequest, Candidate]]:
-    """A batch's requests with their candidates, best first."""
-    query = select(LabelRequest, Candidate).join(Candidate).where(LabelRequest.batch_id == batch_id)
-    return db.exec(query.order_by(col(Candidate.rank))).all()
+def requests_of(db: Session, *, batch_id: int) -> Sequence[LabelRequest]:
+    """A batch's requests in their order, golden items among them."""
+    return db.exec(
+        select(LabelRequest).where(LabelRequest.batch_id == batch_id).order_by(col(LabelRequest.position))
+    ).all()
+
+
+def candidates_of(db: Session, *, requests: Sequence[LabelRequest]) -> dict[int, Candidate]:
+    """Candidates of requests, by their ids."""
+    ids = [request.candidate_id for request in requests if request.candidate_id is not None]
+    found: dict[int, Candidate] = {}
+    for some in _pieces(ids):
+        found |= {one.id or 0: one for one in db.exec(select(Candidate).where(col(Candidate.id).in_(some))).all()}
+    return found
+
+
+def requests_by_key(db: Session, *, project_id: int, keys: Sequence[str]) -> dict[str, LabelRequest]:
+    """Those of the keys that are requests of a project."""
+    query = select(LabelRequest).join(LabelBatch).where(LabelBatch.project_id == project_id)
+    found: dict[str, LabelRequest] = {}
+    for some in _pieces(list(keys)):
+        found |= {one.key: one for one in db.exec(query.where(col(LabelRequest.key).in_(some))).all()}
+    return found
+
+
+def sent_requests(db: Session, *, project_id: int) -> Sequence[LabelRequest]:
+    """A project's requests that were sent."""
+    query = select(LabelRequest).join(LabelBatch).where(LabelBatch.project_id == project_id)
+    return db.exec(query.where(LabelRequest.external_id != "").order_by(col(LabelRequest.id))).all()
+
+
+def waiting(db: Session, *, project_id: int) -> dict[str, Waiting]:
+    """Requests of a project's open batches that were sent and have too few answers, by key."""
+    query = select(LabelRequest).join(LabelBatch).where(LabelBatch.project_id == project_id)
+    query = query.where(LabelBatch.state == BatchState.OPEN, LabelRequest.external_id != "")
+    found = db.exec(query.where(LabelRequest.state == RequestState.PENDING)).all()
+    return {one.key: Waiting(sample_id=one.sample_id, opinions=one.opinions) for one in found}
+
+
+def unannounced(db: Session) -> Sequence[tuple[LabelBatch, Campaign]]:
+    """Batches whose last state nobody was told of."""
+    query = select(LabelBatch, Campaign).join(CampaignRun, col(CampaignRun.id) == LabelBatch.run_id).join(Campaign)
+    return db.exec(query.where(LabelBatch.state != LabelBatch.announced).order_by(col(LabelBatch.id))).all()
 
 
 def count_states(db: Session, *, batch_id: int) -> dict[RequestState, int]:
-    """A batch's requests by state."""
+    """A batch's requests by state, without golden items."""
     query = select(LabelRequest.state, func.count()).where(LabelRequest.batch_id == batch_id)
-    return {RequestState(state): count for state, count in db.exec(query.group_by(LabelRequest.state)).all()}
+    query = query.where(col(LabelRequest.candidate_id).is_not(None)).group_by(LabelRequest.state)
+    return {RequestState(state): count for state, count in db.exec(query).all()}
+
+
+class Known(NamedTuple):
+    """What is stored of a project, to be held against a census."""
+
+    items: int
+    answers: int
+    skipped_items: int
+
+
+def known(db: Session, *, project_id: int) -> Known:
+    """Items that a project should hold, and the answers and skips to them that are stored."""
+    there = select(func.count()).select_from(LabelRequest).join(LabelBatch).where(LabelBatch.project_id == project_id)
+    there = there.where(LabelRequest.external_id != "", col(LabelRequest.gone).is_(False))
+    newest = _newest().join(LabelRequest).join(LabelBatch).where(col(LabelBatch.project_id) == project_id)
+    newest = newest.where(col(LabelRequest.gone).is_(False))
+    live = select(Label).where(col(Label.id).in_(newest)).subquery()
+    given = (RequestState.LABELLED, RequestState.EMPTY)
+    answers = select(func.count()).select_from(live).where(live.c.state.in_(given))
+    skips = select(func.count(func.distinct(live.c.item_id))).where(live.c.state == RequestState.SKIPPED)
+    return Known(db.exec(there).one(), db.exec(answers).one(), db.exec(skips).one())
+
+
+def answers_to(db: Session, *, request_ids: Sequence[int]) -> Sequence[Label]:
+    """The newest version of every answer to these requests, oldest first; withdrawn and rejected ones included."""
+    found: list[Label] = []
+    for some in _pieces(list(request_ids)):
+        newest = _newest().where(col(Label.request_id).in_(some))
+        found += db.exec(select(Label).where(col(Label.id).in_(newest)).order_by(col(Label.id))).all()
+    return found
+
+
+def _newest() -> Select[tuple[int]]:
+    """The last stored version of every answer to a request, whatever the clocks said."""
+    query = select(func.max(Label.id)).where(col(Label.request_id).is_not(None))
+    return query.group_by(Label.source, Label.external_id)  # type: ignore[return-value]
 
 
 def class_names(db: Session) -> list[str]:
     """Every class that a label names so far, sorted."""
-    query = select(Label.class_name).where(Label.state == RequestState.LABELLED).distinct()
-    return sorted(db.exec(query).all())
+    query = select(Label.class_name).where(Label.state == RequestState.LABELLED, Label.class_name != "").distinct()
+    return sorted(db.exec(query.where(Label.rejected == "")).all())
 
 
 def import_labels(db: Session, *, labels: Iterable[Label]) -> int:
@@ -56,39 +171,11 @@ def import_labels(db: Session, *, labels: Iterable[Label]) -> int:
     if not fresh:
         return 0
     source = fresh[0].source
-    known = set(db.exec(select(Label.external_id).where(Label.source == source)).all())
-    fresh = [label for label in fresh if label.external_id not in known]
+    stored = set(db.exec(select(Label.external_id).where(Label.source == source)).all())
+    fresh = [label for label in fresh if label.external_id not in stored]
     db.add_all(fresh)
     db.flush()
     return len(fresh)
-
-
-def record(db: Session, *, request: LabelRequest, candidate: Candidate, answer: Answer, source: str) -> bool:
-    """Store an answer unless it is stored; the newest one decides the request's state. Returns whether it was new."""
-    older = select(Label).where(Label.request_id == request.id, Label.source == source)
-    known = db.exec(older).all()
-    if any((label.external_id, label.answered_at) == (answer.external_id, answer.answered_at) for label in known):
-        return False
-    db.add(
-        Label(
-            sample_id=candidate.sample_id,
-            request_id=request.id,
-            state=answer.state,
-            class_name=answer.class_name,
-            source=source,
-            external_id=answer.external_id,
-            annotator=answer.annotator,
-            lead_seconds=answer.lead_seconds,
-            answered_at=answer.answered_at,
-        )
-    )
-    if all(label.answered_at <= answer.answered_at for label in known):
-        request.state = move(request.state, answer.state)
-        done = CandidateState.LABELLED if answer.state is RequestState.LABELLED else CandidateState.SKIPPED
-        candidate.state = move(candidate.state, done)
-        db.add_all([request, candidate])
-    db.flush()
-    return True
 
 
 def labels_of_corpora(db: Session, *, corpora: Sequence[Corpus]) -> Sequence[tuple[Label, Sample]]:
@@ -103,14 +190,25 @@ def import_source(corpus: Corpus) -> str:
     return f"import:{corpus.name}"
 
 
-def labels_of_batches(db: Session, *, batches: Sequence[LabelBatch]) -> Sequence[tuple[Label, Sample]]:
-    """Answers to these batches, oldest first, skips and empties included."""
-    query = select(Label, Sample).join(Sample, col(Sample.id) == Label.sample_id)
-    query = query.join(LabelRequest, col(LabelRequest.id) == Label.request_id)
-    query = query.where(col(LabelRequest.batch_id).in_([batch.id for batch in batches]))
-    return db.exec(query.order_by(col(Label.answered_at), col(Label.id))).all()
+def resolved_of_batches(db: Session, *, batches: Sequence[LabelBatch]) -> Sequence[tuple[LabelRequest, Sample]]:
+    """What is known of these batches' images, oldest request first: answered ones, skipped, empty and deleted included.
+
+    Golden items and batches in quarantine are left out: nothing is to be learnt from them.
+    """
+    usable = [batch.id for batch in batches if batch.state not in UNUSABLE]
+    query = select(LabelRequest, Sample).join(Sample, col(Sample.id) == LabelRequest.sample_id)
+    query = query.where(col(LabelRequest.batch_id).in_(usable), col(LabelRequest.candidate_id).is_not(None))
+    return db.exec(query.where(LabelRequest.state != RequestState.PENDING).order_by(col(LabelRequest.id))).all()
 
 
 def labelled_samples(db: Session) -> set[str]:
     """Samples that carry a class already, whoever gave it."""
-    return set(db.exec(select(Label.sample_id).where(Label.state == RequestState.LABELLED).distinct()).all())
+    imported = select(Label.sample_id).where(Label.state == RequestState.LABELLED, col(Label.request_id).is_(None))
+    answered = select(LabelRequest.sample_id).join(LabelBatch).where(LabelRequest.state == RequestState.LABELLED)
+    answered = answered.where(LabelBatch.state != BatchState.REJECTED)
+    return {*db.exec(imported.distinct()).all(), *db.exec(answered.distinct()).all()}
+
+
+def _pieces(ids: list[int] | list[str]) -> Iterable[list[int] | list[str]]:
+    """Ids in groups that one query may name."""
+    return (ids[first : first + 500] for first in range(0, len(ids), 500))

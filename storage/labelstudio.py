@@ -1,51 +1,59 @@
 """Label Studio as a labeller: projects are known by title, label requests by our own key in their data.
 
 Label Studio does not de-duplicate, and its SDK repeats a POST whose answer was lost. So nothing that adds is ever
-repeated blindly here: it is looked up first.
+repeated blindly here: it is looked up first. What a server still had in hand when it was looked up, and so is there
+twice, is tidied away before anybody answers it.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import mimetypes
-import os
+import logging
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
-from xml.etree import ElementTree
+from urllib.parse import unquote
 
 import httpx
 from pydantic import SecretStr
 
-from models.errors import BadInput, Incompatible, NotFound, Unavailable
-from models.settings import Settings
-from models.states import RequestState
-from models.values import Answer, ProjectBrief, RequestDraft
-from storage.labelstudio_connection import READING, Connection, attempts, one_line, query_of
+from models.errors import Incompatible, Unavailable
+from models.values import Census, Item, ProjectBrief, RequestDraft, Waiting
+from storage.labelstudio_connection import Condition, Connection, attempts, one_line
+from storage.labelstudio_format import (
+    CONTROL,
+    KEY,
+    choice,
+    fitting,
+    instructions,
+    item_of,
+    key_of,
+    label_config,
+    task_of,
+)
+from storage.media import LOCAL_FILES, LocalFiles, Media
 
-IMAGE, CONTROL, KEY = "image", "label", "dipnet_key"
-LOCAL_FILES = "/data/local-files/?d="
-TITLE_LENGTH = 50  # Label Studio refuses longer titles
-CHUNK = 500  # tasks a request; the server writes them in one transaction
-CHUNK_BYTES = 50_000_000  # the server refuses requests above 250 MB
-INLINE_BYTES = 1_000_000
+log = logging.getLogger("dipnet")
+
+CHUNK = 1_000  # tasks a request; the server writes them in one transaction
 OVERLAP = timedelta(seconds=60)  # an answer may be committed after a later one was seen
 # `include` also names the fields of what is nested: without `result`, annotations come back as bare ids.
-ANSWER_FIELDS = "id,data,annotations,result,was_cancelled,updated_at,lead_time,completed_by,created_username"
-MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
+ANSWER_FIELDS = "data,updated_at,annotations,result,was_cancelled,lead_time,completed_by,created_username"
+COUNT_FIELDS = "data,total_annotations,cancelled_annotations"
+OURS: Condition = (f"data.{KEY}", "empty", "String", False)
+FOREIGN: Condition = (f"data.{KEY}", "empty", "String", True)
+ANSWERED: Condition = ("total_annotations", "greater", "Number", 0)
+SKIPPED: Condition = ("cancelled_annotations", "greater", "Number", 0)
+HOOK_ACTIONS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED", "TASKS_DELETED")
+HOOK_HEADER = "X-Dipnet-Token"
 
 
 class LabelStudioLabeler:
     """People who answer label requests in Label Studio. Every failure there is Unavailable here, in one line.
 
-    `media` turns an image's URI into what a browser can show. `files_root` is Label Studio's local files document root;
-    the folders below it that images lie in are registered with the project, since Label Studio serves no others.
-    `transport` replaces the way to the server, for tests of what happens when it breaks.
+    `media` turns images into links that a browser can open. `hook` gives the address and the token under which a project
+    of ours wants to be told of answers; None: it is polled only. `transport` replaces the way to the server, for tests.
     """
 
     name = "label-studio"
@@ -55,72 +63,125 @@ class LabelStudioLabeler:
         *,
         url: str,
         token: SecretStr,
-        media: Callable[[str], str],
-        files_root: Path | None = None,
+        media: Media,
+        hook: Callable[[int], tuple[str, str]] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._server, self._media = Connection(url, token, transport), media
-        self._files_root = _normal(files_root) if files_root else None
+        self._server, self._media, self._hook = Connection(url, token, transport), media, hook
 
-    def open_project(self, brief: ProjectBrief) -> str:
-        """The id of the project with this title, made when there is none. Raises Incompatible when it lacks a class."""
-        title = _fitting(brief.title)
+    @property
+    def links_until(self) -> datetime | None:
+        """When the links that are handed out now expire."""
+        return self._media.until
+
+    def open_project(self, brief: ProjectBrief, *, known: str = "") -> str:
+        """The id of the project, made when there is none. Raises Incompatible when its answers cannot be ours."""
+        title = fitting(brief.title)
+        found = int(known) if known and self._is_there(known) else None
         with self._server.plainly() as client:
             for may_be_lost in attempts():
-                found = self._find_project(title)
+                found = found or self._find_project(title)
                 if found is not None:
                     break
                 with may_be_lost:
                     client.projects.create(
                         title=title,
                         description=brief.instructions,
-                        expert_instruction=html.escape(brief.instructions).replace("\n", "<br>"),
                         show_instruction=True,
-                        label_config=label_config(brief.class_names),
+                        label_config=label_config(brief.class_names, multiple=brief.multiple),
+                        maximum_annotations=brief.opinions,
                     )
             else:
                 raise Unavailable(f"Label Studio at {self._server.url} did not make project '{title}'; try again")
-            self._check_classes(found, title, brief.class_names)
+        self._bring_up(found, title, brief)
         return str(found)
 
     def send(self, project: str, drafts: Sequence[RequestDraft]) -> dict[str, str]:
         """Import what the project does not hold yet, by our key; return {key: task id} for all drafts."""
-        wanted = {draft.key: draft for draft in drafts}
+        wanted = {draft.key: draft for draft in sorted(drafts, key=lambda draft: draft.priority)}
+        links = {draft.key: self._media.of_request(draft.key, draft.uri) for draft in wanted.values()}
+        self._serve_files(project, list(links.values()))
         accepted: set[str] = set()  # what the server took is waited for, never sent again
         with self._server.plainly() as client:
             for may_be_lost in attempts():
-                held = self._held(project)
+                held = self.present(project)
                 missing = [draft for key, draft in wanted.items() if key not in held]
                 if not missing:
                     break
-                tasks = [_task(draft, self._media(draft.uri)) for draft in missing if draft.key not in accepted]
-                self._serve_files(project, [task["data"][IMAGE] for task in tasks])
                 with may_be_lost:
-                    for chunk in _chunks(tasks):
-                        client.projects.import_tasks(int(project), request=chunk)
-                        accepted |= {task["data"][KEY] for task in chunk}
+                    for chunk in _chunks([draft for draft in missing if draft.key not in accepted]):
+                        tasks = [task_of(draft, links[draft.key]) for draft in chunk]
+                        client.projects.import_tasks(int(project), request=tasks)
+                        accepted |= {draft.key for draft in chunk}
             else:
                 raise Unavailable(
                     f"Label Studio at {self._server.url} still lacks {len(missing)} of {len(wanted)} label requests; "
                     "look at its log, then run again: what is there is not sent twice"
                 )
-            self._prefill(project, drafts)
-        return {key: str(held[key]) for key in wanted}
+        if any(len(held[key]) > 1 for key in wanted):
+            self.tidy(project, list(wanted))
+            held = self.present(project)
+        self._prefill(project, drafts)
+        return {key: held[key][0] for key in wanted}
 
-    def answers(self, project: str, *, waiting: Mapping[str, str], since: datetime | None) -> Iterator[Answer]:  # noqa: ARG002
-        """What annotators said in tasks of ours that changed since then, whichever batch they belong to."""
+    def changes(
+        self,
+        project: str,
+        *,
+        waiting: Mapping[str, Waiting],  # noqa: ARG002
+        since: datetime | None,
+    ) -> Iterator[Sequence[Item]]:
+        """Tasks of ours that changed since then, a page at a time; whichever batch they belong to."""
         if since is None:
-            query = query_of(
-                "or", ("total_annotations", "greater", "Number", 0), ("cancelled_annotations", "greater", "Number", 0)
-            )
+            ways = [[ANSWERED], [SKIPPED]]
         else:
             moment = (since - OVERLAP).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            query = query_of("and", ("updated_at", "greater_or_equal", "Datetime", moment))
-        for task in self._server.tasks(project, include=ANSWER_FIELDS, query=query):
-            key = _key(task)
-            answer = _answer(key, task.annotations or []) if key else None
-            if answer is not None:
-                yield answer
+            ways = [[("updated_at", "greater_or_equal", "Datetime", moment)]]
+        for conditions in ways:
+            for page in self._server.pages(project, include=ANSWER_FIELDS, conditions=conditions):
+                yield [item_of(task) for task in page if key_of(task)]
+
+    def census(self, project: str) -> Census:
+        """Three quick counts."""
+        ours, answers = self._server.count(project, OURS)
+        return Census(
+            ours=ours,
+            foreign=self._server.count(project, FOREIGN)[0],
+            answers=answers,
+            skipped_items=self._server.count(project, OURS, SKIPPED)[0],
+        )
+
+    def present(self, project: str) -> dict[str, list[str]]:
+        """Task ids by our key; several where an import doubled, the oldest first."""
+        held: dict[str, list[str]] = defaultdict(list)
+        for page in self._server.pages(project, include="data", conditions=[OURS]):
+            for task in page:
+                if key_of(task):
+                    held[key_of(task)].append(str(task.id))
+        return dict(held)
+
+    def tidy(self, project: str, keys: Sequence[str]) -> int:
+        """Delete tasks that are there twice and that nobody answered; the answered, else the oldest, stays."""
+        wanted, copies = set(keys), defaultdict[str, list[Any]](list)
+        for page in self._server.pages(project, include=COUNT_FIELDS, conditions=[OURS]):
+            for task in page:
+                if key_of(task) in wanted:
+                    copies[key_of(task)].append(task)
+        doubled = [tasks for tasks in copies.values() if len(tasks) > 1]
+        return sum(self._keep_one(tasks) for tasks in doubled)
+
+    def ask_again(self, project: str, opinions: Mapping[str, int]) -> None:  # noqa: ARG002
+        """Raise the overlap of tasks."""
+        for task, wanted in opinions.items():
+            self._server.read(lambda client, task=task, wanted=wanted: client.tasks.update(task, overlap=wanted))  # type: ignore[misc]
+
+    def renew_links(self, project: str, drafts: Mapping[str, RequestDraft]) -> None:
+        """Write the tasks' data anew, with a fresh link; twice is once."""
+        for task, draft in drafts.items():
+            link = self._media.of_request(draft.key, draft.uri)
+            data = task_of(draft, link)["data"]
+            self._server.read(lambda client, task=task, data=data: client.tasks.update(task, data=data))  # type: ignore[misc]
+        del project
 
     def url(self, project: str) -> str:
         """Where a person opens the project."""
@@ -136,11 +197,12 @@ class LabelStudioLabeler:
 
     def pending(self, project: str) -> list[tuple[str, str]]:
         """(task id, sample id) of our tasks that nobody answered or skipped, in the order they were sent."""
-        query = query_of(
-            "and", ("total_annotations", "equal", "Number", 0), ("cancelled_annotations", "equal", "Number", 0)
-        )
-        tasks = self._server.tasks(project, include="id,data", query=query)
-        return [(str(task.id), str(task.data["sample_id"])) for task in tasks if _key(task)]
+        nobody: list[Condition] = [
+            ("total_annotations", "equal", "Number", 0),
+            ("cancelled_annotations", "equal", "Number", 0),
+        ]
+        pages = self._server.pages(project, include="data", conditions=nobody)
+        return [(str(task.id), str(task.data["sample_id"])) for page in pages for task in page if key_of(task)]
 
     def submit(self, task_id: str, class_name: str, lead_seconds: float) -> None:
         """Answer a task as an annotator would. Twice is once: Label Studio refuses a second annotation of the same id."""
@@ -152,7 +214,7 @@ class LabelStudioLabeler:
                     with may_be_lost:
                         client.annotations.create(
                             int(task_id),
-                            result=[_choice(class_name)],
+                            result=[choice([class_name])],
                             lead_time=lead_seconds,
                             unique_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"dipnet:{self._server.url}/tasks/{task_id}")),
                         )
@@ -163,46 +225,120 @@ class LabelStudioLabeler:
                     raise
         raise Unavailable(f"Label Studio at {self._server.url} did not take the answer to task {task_id}; try again")
 
-    def _held(self, project: str) -> dict[str, int]:
-        """Our keys in the project; the lowest task id where an import doubled."""
-        held: dict[str, int] = {}
-        for task in self._server.tasks(project, include="id,data"):
-            key = _key(task)
-            if key:
-                held[key] = min(int(task.id), held.get(key, int(task.id)))
-        return held
+    def _is_there(self, project: str) -> bool:
+        from label_studio_sdk.core.api_error import ApiError
+
+        def ask(client: Any) -> bool:
+            try:
+                client.projects.get(int(project))
+            except ApiError as error:
+                if error.status_code == 404:
+                    return False
+                raise
+            return True
+
+        return self._server.read(ask)
 
     def _find_project(self, title: str) -> int | None:
-        with self._server.plainly() as client:
-            listed: Any = client.projects.list(include="id,title", page_size=100, request_options=READING)
+        def ask(client: Any) -> int | None:
+            listed = client.projects.list(include="id,title", page_size=100)
             return min((int(project.id) for project in listed if project.title == title), default=None)
 
-    def _check_classes(self, project: int, title: str, class_names: Sequence[str]) -> None:
-        with self._server.plainly() as client:
-            parsed = client.projects.get(project, request_options=READING).parsed_label_config or {}
-        offered = (parsed.get(CONTROL) or {}).get("labels") or []
-        lacking = [name for name in class_names if name not in offered]
-        if lacking:
+        return self._server.read(ask)
+
+    def _bring_up(self, project: int, title: str, brief: ProjectBrief) -> None:
+        """Offer classes that are new, show the instructions as they are now, and ask to be told of answers."""
+        links = {one.sample_id: self._media.of_example(brief.id, one.sample_id, one.uri) for one in brief.examples}
+        self._serve_files(str(project), list(links.values()))
+        # Label Studio serves what it serves itself under its own address, and a relative link would lead elsewhere.
+        shown = {name: self._server.url + link if link.startswith("/") else link for name, link in links.items()}
+        found = self._server.read(lambda client: client.projects.get(project))
+        changes: dict[str, Any] = {}
+        if (told := instructions(brief, shown)) != found.expert_instruction:
+            changes["expert_instruction"] = told
+        offered = ((found.parsed_label_config or {}).get(CONTROL) or {}).get("labels") or []
+        lacking = [name for name in brief.class_names if name not in offered]
+        ours = found.label_config == label_config(offered, multiple=brief.multiple)
+        if ours and lacking:
+            changes["label_config"] = label_config([*offered, *lacking], multiple=brief.multiple)
+        elif lacking:
             raise Incompatible(
                 f"Label Studio's project '{title}' does not offer the class '{lacking[0]}'; add it at "
                 f"{self.url(str(project))}/settings/labeling, or give the campaign another name"
             )
+        if changes:
+            self._server.read(lambda client: client.projects.update(project, **changes))
+        self._ensure_hook(project, brief)
+
+    def _ensure_hook(self, project: int, brief: ProjectBrief) -> None:
+        """Have the project tell of answers. Where it will not, polling does as well."""
+        if self._hook is None or not brief.id:
+            return
+        from label_studio_sdk.core.api_error import ApiError
+
+        url, token = self._hook(brief.id)
+        headers = {HOOK_HEADER: token}
+        known = [hook for hook in self._server.read(lambda client: client.webhooks.list(project=str(project)))
+                 if hook.url == url]  # fmt: skip
+        if any(hook.headers == headers for hook in known):
+            return
+        with self._server.plainly() as client:
+            try:
+                for hook in known:
+                    client.webhooks.delete(int(hook.id))
+                # Without its payload: that would hold the project's token.
+                client.webhooks.create(
+                    project=project,
+                    url=url,
+                    headers=headers,
+                    send_payload=False,
+                    send_for_all_actions=False,
+                    actions=HOOK_ACTIONS,
+                )
+            except ApiError as error:
+                log.warning("Label Studio takes no webhook (HTTP %s); answers come by polling", error.status_code)
+
+    def _keep_one(self, tasks: Sequence[Any]) -> int:
+        """Delete the spare ones of a doubled task; return how many could not be."""
+        answered = [task for task in tasks if task.total_annotations or task.cancelled_annotations]
+        spare = [task for task in tasks if task not in answered]
+        left = len(answered) or 1
+        for task in spare if answered else sorted(spare, key=lambda task: int(task.id))[1:]:
+            left += not self._delete_unanswered(str(task.id))
+        return left - 1
+
+    def _delete_unanswered(self, task: str) -> bool:
+        """Look again, then delete: an annotator may have been quicker."""
+        from label_studio_sdk.core.api_error import ApiError
+
+        def ask(client: Any) -> bool:
+            try:
+                if client.tasks.get(task).annotations:
+                    return False
+                client.tasks.delete(task)
+            except ApiError as error:
+                if error.status_code != 404:  # gone: a delete whose answer was lost
+                    raise
+            return True
+
+        return self._server.read(ask)
 
     def _serve_files(self, project: str, media: Sequence[str]) -> None:
         """Register the folders of local files with the project, and make sure that the first file is shown."""
         local = [link.removeprefix(LOCAL_FILES) for link in media if link.startswith(LOCAL_FILES)]
-        if self._files_root is None or not local:
+        root = self._media.root if isinstance(self._media, LocalFiles) else None
+        if root is None or not local:
             return
         from label_studio_sdk.core.api_error import ApiError
 
+        number = int(project)
+        held = {one.path for one in self._server.read(lambda client: client.import_storage.local.list(project=number))}
         with self._server.plainly() as client:
-            storages = client.import_storage.local
-            held = {storage.path for storage in storages.list(project=int(project), request_options=READING)}
-            for folder in sorted({str(self._files_root / unquote(link).partition("/")[0]) for link in local} - held):
+            for folder in sorted({str(root / unquote(link).partition("/")[0]) for link in local} - held):
                 try:
                     # The filter matches nothing: a click on Sync adds no tasks of its own.
-                    storages.create(
-                        project=int(project), title="dipnet", path=folder, use_blob_urls=True, regex_filter="(?!)"
+                    client.import_storage.local.create(
+                        project=number, title="dipnet", path=folder, use_blob_urls=True, regex_filter="(?!)"
                     )
                 except ApiError as error:
                     if error.status_code != 400:
@@ -213,150 +349,21 @@ class LabelStudioLabeler:
             raise self._not_served(f"HTTP {status} for {LOCAL_FILES}{local[0]}")
 
     def _not_served(self, why: str) -> Unavailable:
+        root = self._media.root if isinstance(self._media, LocalFiles) else ""
         return Unavailable(
             f"Label Studio at {self._server.url} does not serve the images as local files ({why}); start it with "
             "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and "
-            f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={self._files_root}, or unset DIPNET_LABEL_STUDIO_FILES_ROOT"
+            f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={root}, or unset DIPNET_LABEL_STUDIO_FILES_ROOT"
         )
 
     def _prefill(self, project: str, drafts: Sequence[RequestDraft]) -> None:
         """Show the newest model's predictions: Label Studio keeps to the first version that it was ever sent."""
         versions = [draft.model_version for draft in drafts if draft.predicted_class and draft.model_version]
         if versions:
-            with self._server.plainly() as client:
-                client.projects.update(int(project), model_version=versions[-1], request_options=READING)
+            number = int(project)
+            self._server.read(lambda client: client.projects.update(number, model_version=versions[-1]))
 
 
-def label_config(class_names: Iterable[str]) -> str:
-    """Label Studio's description of one image and one choice between these classes."""
-    view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Image", name=IMAGE, value=f"${IMAGE}")
-    choices = ElementTree.SubElement(view, "Choices", name=CONTROL, toName=IMAGE, choice="single", showInLine="true")
-    for name in class_names:
-        ElementTree.SubElement(choices, "Choice", value=name)
-    return ElementTree.tostring(view, encoding="unicode")
-
-
-def media_resolver(settings: Settings, presign: Callable[[str], str]) -> Callable[[str], str]:
-    """How images become visible in a browser: signed, linked as local files, or sent inside the label request.
-
-    The function raises BadInput for a local image that is too large to be sent, NotFound for one that is gone.
-    """
-    root = settings.label_studio_files_root
-    served = _normal(root) if root else None
-
-    def media(uri: str) -> str:
-        if uri.startswith(("http://", "https://", "data:")):
-            return uri
-        if uri.startswith("s3://"):
-            return presign(uri)
-        path = _normal(Path(uri))
-        # Label Studio serves folders below its root, but not the root itself.
-        if served and path.parent != served and path.is_relative_to(served):
-            return LOCAL_FILES + quote(path.relative_to(served).as_posix())
-        return _inline(path)
-
-    return media
-
-
-def _normal(path: Path) -> Path:
-    """Absolute and without `..`; links are kept, since Label Studio compares names."""
-    return Path(os.path.normpath(path.absolute()))
-
-
-def _inline(path: Path) -> str:
-    """The image as a data URI."""
-    try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= INLINE_BYTES else b""
-    except OSError as error:
-        raise NotFound(f"'{path}' cannot be read ({error.strerror}); was it moved or deleted?") from None
-    if not data:
-        raise BadInput(
-            f"'{path}' has {size} bytes, and only 1 to {INLINE_BYTES} are sent inside a label request; "
-            "let Label Studio serve a folder above it, and set DIPNET_LABEL_STUDIO_FILES_ROOT to that folder"
-        )
-    kind = next((kind for magic, kind in MAGIC.items() if data.startswith(magic)), mimetypes.guess_type(path.name)[0])
-    if not kind or not kind.startswith("image/"):
-        raise BadInput(f"'{path}' is no image that a browser shows; use PNG, JPEG, GIF, WebP or BMP")
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _fitting(title: str) -> str:
-    """The title as Label Studio takes it: a longer one keeps its beginning and gets a hash of the whole."""
-    title = title.strip()
-    if len(title) <= TITLE_LENGTH:
-        return title
-    return f"{title[: TITLE_LENGTH - 9]}-{hashlib.sha256(title.encode()).hexdigest()[:8]}"
-
-
-def _choice(class_name: str) -> dict[str, Any]:
-    return {"from_name": CONTROL, "to_name": IMAGE, "type": "choices", "value": {"choices": [class_name]}}
-
-
-def _task(draft: RequestDraft, media: str) -> Any:
-    """What Label Studio imports: data by which we know it again, and the model's guess."""
-    data = {IMAGE: media, KEY: draft.key, "sample_id": draft.sample_id, "priority": draft.priority}
-    guess = {
-        "model_version": draft.model_version,
-        "score": draft.predicted_probability,
-        "result": [_choice(draft.predicted_class)],
-    }
-    return {"data": data, "predictions": [guess] if draft.predicted_class else []}
-
-
-def _chunks(tasks: Iterable[Any]) -> Iterator[list[Any]]:
-    """Tasks in groups that one request may carry."""
-    chunk: list[Any] = []
-    size = 0
-    for task in tasks:
-        length = len(task["data"][IMAGE])
-        if chunk and (len(chunk) == CHUNK or size + length > CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(task)
-        size += length
-    if chunk:
-        yield chunk
-
-
-def _key(task: Any) -> str:
-    """Our key in a task's data; empty for a task that is not ours."""
-    key = (task.data or {}).get(KEY)
-    return key if isinstance(key, str) else ""
-
-
-def _answer(key: str, annotations: Sequence[Mapping[str, Any]]) -> Answer | None:
-    """The latest answer, else the latest skip. A skip keeps a pre-filled result, so the result is read last."""
-    if not annotations:
-        return None
-    given = [annotation for annotation in annotations if not annotation["was_cancelled"]]
-    latest = max(given or annotations, key=lambda annotation: (annotation["updated_at"], annotation["id"]))
-    chosen = [name for item in latest["result"] or [] for name in _choices(item)]
-    state = RequestState.LABELLED if latest["result"] else RequestState.EMPTY
-    if latest["was_cancelled"]:
-        state, chosen = RequestState.SKIPPED, []
-    return Answer(
-        key=key,
-        external_id=str(latest["id"]),
-        state=state,
-        class_name=", ".join(chosen),
-        annotator=_annotator(latest),
-        lead_seconds=latest["lead_time"] or 0.0,
-        answered_at=datetime.fromisoformat(latest["updated_at"]).astimezone(UTC),
-    )
-
-
-def _choices(item: Mapping[str, Any]) -> list[str]:
-    """The classes of one item of a result; none when it belongs to another control."""
-    value = item.get("value")
-    if item.get("from_name") != CONTROL or not isinstance(value, dict):
-        return []
-    return [str(name) for name in value.get("choices") or []]
-
-
-def _annotator(annotation: Mapping[str, Any]) -> str:
-    """The e-mail address (Label Studio says 'First Last address, id'), else the id."""
-    address: str = (annotation.get("created_username") or "").rpartition(", ")[0].rpartition(" ")[2]
-    by = annotation.get("completed_by")
-    return address or str((by.get("email") or by.get("id")) if isinstance(by, dict) else by)
+def _chunks(drafts: Sequence[RequestDraft]) -> Iterable[Sequence[RequestDraft]]:
+    """Requests in groups that one import may carry."""
+    return (drafts[first : first + CHUNK] for first in range(0, len(drafts), CHUNK))

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 from pydantic import SecretStr, ValidationError
@@ -22,12 +22,13 @@ from models.errors import BadSettings, Unavailable
 if TYPE_CHECKING:
     from label_studio_sdk import LabelStudio
     from label_studio_sdk.core.api_error import ApiError
-    from label_studio_sdk.core.request_options import RequestOptions
 
-PAGE = 200
+T = TypeVar("T")
+Condition = tuple[str, str, str, Any]  # field, operator, type, value
+
+PAGE = 500
 TIMEOUT_S = 120.0
 ATTEMPTS = 5  # with pauses of 1, 2, 4, 8 s: a restart of the server takes about 14 s
-READING: RequestOptions = {"max_retries": ATTEMPTS - 1}
 
 
 class Connection:
@@ -61,23 +62,57 @@ class Connection:
         """Something else answers at the URL."""
         return Unavailable(f"what answers at {self.url} is not a Label Studio server; correct DIPNET_LABEL_STUDIO_URL")
 
-    def tasks(self, project: str, *, include: str, query: str | None = None) -> Iterator[Any]:
-        """The project's tasks by id, with the included fields. `include` also names the fields of what is nested."""
+    def read(self, ask: Callable[[LabelStudio], T]) -> T:
+        """What the server says to a question, which is asked again while answers are lost, cut or put off."""
+        from label_studio_sdk.core.api_error import ApiError
+        from label_studio_sdk.core.parse_error import ParsingError
+
         with self.plainly() as client:
-            yield from client.tasks.list(
-                project=int(project),
-                include=include,
-                query=query,
-                page_size=PAGE,
-                resolve_uri=False,
-                request_options=READING,
+            for attempt in range(ATTEMPTS):
+                try:
+                    return ask(client)
+                except (httpx.TransportError, ApiError, ParsingError, json.JSONDecodeError) as loss:
+                    if attempt == ATTEMPTS - 1 or not _may_pass(loss):
+                        raise
+                time.sleep(2.0**attempt)
+        raise AssertionError("unreachable")
+
+    def pages(self, project: str, *, include: str, conditions: Iterable[Condition] = ()) -> Iterator[list[Any]]:
+        """The project's tasks that meet all conditions, by id, a page at a time. `include` names nested fields, too.
+
+        Each page asks for what follows the last id: numbered pages shift, and skip a task, when one before is deleted.
+        """
+        last = 0
+        while True:
+            query = query_of("and", *conditions, ("id", "greater", "Number", last))
+            page = self._tasks(project, include=f"id,{include}", query=query, size=PAGE).tasks
+            if page:
+                yield page
+                last = int(page[-1].id)
+            if len(page) < PAGE:
+                return
+
+    def count(self, project: str, *conditions: Condition) -> tuple[int, int]:
+        """How many tasks meet all conditions, and how many annotations (without skips) they have."""
+        found = self._tasks(project, include="id", query=query_of("and", *conditions), size=1)
+        return int(found.total), int(found.total_annotations)
+
+    def _tasks(self, project: str, *, include: str, query: str, size: int) -> Any:
+        number = int(project)
+        return self.read(
+            lambda client: (
+                client.tasks.list(
+                    project=number, include=include, query=query, page=1, page_size=size, resolve_uri=False
+                ).response
             )
+        )
 
     def status_of(self, path: str) -> int:
         """The HTTP status of a page or file that the SDK does not know."""
-        with self.plainly() as client:
-            headers = client._client_wrapper.get_headers()  # renews a personal access token when that is due
-            return self._http.get(self.url + path, headers=headers).status_code
+        # Reading the headers renews a personal access token when that is due.
+        return self.read(
+            lambda client: self._http.get(self.url + path, headers=client._client_wrapper.get_headers()).status_code
+        )
 
     @cached_property
     def _http(self) -> httpx.Client:
@@ -120,6 +155,7 @@ class Connection:
 def attempts() -> Iterator[AbstractContextManager[None]]:
     """Context managers, one an attempt, that swallow the loss of an answer; a pause follows a loss."""
     from label_studio_sdk.core.api_error import ApiError
+    from label_studio_sdk.core.parse_error import ParsingError
 
     losses: list[Exception] = []
 
@@ -127,10 +163,8 @@ def attempts() -> Iterator[AbstractContextManager[None]]:
     def may_be_lost() -> Iterator[None]:
         try:
             yield
-        except httpx.TransportError as error:
-            losses.append(error)
-        except ApiError as error:
-            if (error.status_code or 0) < 500 and error.status_code not in (408, 429):
+        except (httpx.TransportError, ApiError, ParsingError, json.JSONDecodeError) as error:
+            if not _may_pass(error):
                 raise
             losses.append(error)
 
@@ -141,13 +175,19 @@ def attempts() -> Iterator[AbstractContextManager[None]]:
             time.sleep(2.0**attempt)
 
 
-def query_of(conjunction: str, *conditions: tuple[str, str, str, Any]) -> str:
-    """A filter of the Data Manager, from (field, operator, type, value). A misspelt name is no error there: it finds nothing."""
+def _may_pass(error: Exception) -> bool:
+    """Whether it may go well next time: a loss on the way, a cut answer, a server that is busy or restarts."""
+    status = getattr(error, "status_code", None)
+    return status is None or status >= 500 or status in (408, 429) or 200 <= status < 300
+
+
+def query_of(conjunction: str, *conditions: Condition) -> str:
+    """A filter of the Data Manager, ordered by id. A misspelt name is no error there: it finds nothing."""
     items = [
         {"filter": f"filter:tasks:{field}", "operator": operator, "type": kind, "value": value}
         for field, operator, kind, value in conditions
     ]
-    return json.dumps({"filters": {"conjunction": conjunction, "items": items}})
+    return json.dumps({"filters": {"conjunction": conjunction, "items": items}, "ordering": ["tasks:id"]})
 
 
 def one_line(said: object) -> str:

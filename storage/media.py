@@ -31,7 +31,10 @@ class Refused(DipnetError):
 class Media(Protocol):
     """Links to images that a browser shows."""
 
-    until: datetime | None
+    @property
+    def until(self) -> datetime | None:
+        """When links that are made now expire; None: they do not."""
+        ...
 
     def of_request(self, key: str, uri: str) -> str:
         """The link to the image of a label request. Raises BadInput for an image that cannot be shown."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from sqlmodel import Session
 
 from models.errors import BadSettings
 from models.settings import Settings, load_settings
+from storage import locks
 from storage.cache import Cache
 from storage.database import open_engine, transaction
 from storage.labelers import Labeler, OracleLabeler
+from storage.media import Signer, media_of
 from storage.objects import ObjectStore, open_store
-
-PRESIGNED_SECONDS = 7 * 24 * 3600  # the longest that S3 signs for
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,19 @@ class Stores:
                 "Label Studio is not configured; set DIPNET_LABEL_STUDIO_URL and DIPNET_LABEL_STUDIO_TOKEN, "
                 "or DIPNET_LABELER=oracle to simulate"
             )
-        from storage.labelstudio import LabelStudioLabeler, media_resolver
+        from storage.labelstudio import LabelStudioLabeler
 
         return LabelStudioLabeler(
             url=self.settings.label_studio_url,
             token=self.settings.label_studio_token,
-            media=media_resolver(self.settings, self._presign),
-            files_root=self.settings.label_studio_files_root,
+            media=media_of(self.settings, now=datetime.now(UTC)),
+            hook=self._hook if self.settings.receiver_url else None,
         )
 
-    def _presign(self, uri: str) -> str:
-        folder, _, name = uri.rpartition("/")
-        return self.images(folder).presign(name, PRESIGNED_SECONDS)
+    def _hook(self, project_id: int) -> tuple[str, str]:
+        """Where a project of ours wants to be told of answers, and the token that goes along."""
+        address = f"{self.settings.receiver_url}/webhooks/label-studio/{project_id}"
+        return address, Signer(self.settings.receiver_secret).webhook_token()
 
 
 @contextmanager
@@ -82,5 +84,16 @@ def open_stores(settings: Settings | None = None) -> Iterator[Stores]:
     try:
         with transaction(engine) as db:
             yield Stores(settings=chosen, db=db, objects=objects)
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Hold the lock of that name, in the settings' database, without a transaction. Raises Unavailable after a long wait."""
+    engine = open_engine(load_settings().resolved_database_url)
+    try:
+        with locks.alone(engine, name):
+            yield
     finally:
         engine.dispose()

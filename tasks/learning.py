@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from models.corpus import Corpus, EncoderSpec, Sample
 from models.errors import BadInput
-from models.labeling import Label, LabelBatch
+from models.labeling import Label, LabelBatch, LabelRequest
 from models.learning import DatasetVersion, ModelVersion, TrainingRun
 from models.plans import RetrainPlan
 from models.states import RequestState, Split
@@ -29,14 +29,14 @@ def freeze_dataset(corpus_names: Sequence[str], campaign_names: Sequence[str]) -
         base = [_train_corpus(stores, name) for name in sorted(set(corpus_names))]
         for name in campaign_names:
             campaigns.get_campaign(stores.db, name=name)
-        batches = labels.batches_of(stores.db, campaigns=list(campaign_names))
+        batches = labels.batches_of(stores.db, campaigns=list(campaign_names)) if campaign_names else []
         evaluation = _evaluation_ids(stores)
 
         listed = labels.labels_of_corpora(stores.db, corpora=base)
         parent = _save(stores, listing_of(listed, without=evaluation), parent=None, batches=[])
         if not batches:
             return parent.id or 0
-        answers = labels.labels_of_batches(stores.db, batches=batches)
+        answers = labels.resolved_of_batches(stores.db, batches=batches)
         listing = listing_of([*listed, *answers], without=evaluation)
         return _save(stores, listing, parent=parent, batches=batches).id or 0
 
@@ -81,14 +81,16 @@ def fit_head(dataset_id: int, plan: RetrainPlan) -> Fitted:
     return _fitted(model, dataset, reused=False)
 
 
-def listing_of(labelled: Sequence[tuple[Label, Sample]], *, without: frozenset[str] | set[str]) -> pa.Table:
-    """A row a sample with its resolved label: the newest answer counts, and one that is skipped or empty is none.
+def listing_of(
+    labelled: Sequence[tuple[Label | LabelRequest, Sample]], *, without: frozenset[str] | set[str]
+) -> pa.Table:
+    """A row a sample with its label: the last counts, and one that is skipped or empty, or names several classes, is none.
 
     Rows are in the order of the sample ids, so that the same labels make the same table.
     """
-    resolved: dict[str, tuple[Label, Sample]] = {}
+    resolved: dict[str, tuple[Label | LabelRequest, Sample]] = {}
     for label, sample in labelled:  # oldest first
-        if label.state is RequestState.LABELLED and sample.id not in without:
+        if label.state is RequestState.LABELLED and label.class_name and sample.id not in without:
             resolved[sample.id] = (label, sample)
     rows = [resolved[sample_id] for sample_id in sorted(resolved)]
     return pa.table(

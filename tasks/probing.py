@@ -172,10 +172,10 @@ def _history(stores: Stores, campaign: Campaign, encoder: EncoderSpec) -> feedba
         if candidate.state in (CandidateState.ACCEPTED, CandidateState.DISCARDED):
             verdicts[candidate.sample_id] = (candidate.state is CandidateState.ACCEPTED, REVIEWED)
     batches = labels.batches_of(stores.db, campaigns=[campaign.name])
-    for label, sample in labels.labels_of_batches(stores.db, batches=batches):  # oldest first
+    for request, sample in labels.resolved_of_batches(stores.db, batches=batches):  # oldest first
         verdicts.pop(sample.id, None)
-        if label.state is RequestState.LABELLED:
-            verdicts[sample.id] = (label.class_name == issue_class, 1.0)
+        if request.state is RequestState.LABELLED:
+            verdicts[sample.id] = (request.names(issue_class), 1.0)
     ids, found = features.of_known(stores, sorted(verdicts), encoder)
     hits = np.asarray([verdicts[sample_id][0] for sample_id in ids], dtype=np.bool_)
     return feedback.Answers(found, hits, np.asarray([verdicts[sample_id][1] for sample_id in ids], dtype=np.float64))

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from models.campaign import Campaign, CampaignRun, Issue
 from models.corpus import EncoderSpec
-from models.labeling import Label
 from models.plans import CampaignPlan, StopRule
 from models.states import Arm, RequestState
 from models.values import Progress, Round
 from storage import campaigns, corpora, labels
 from storage.stores import Stores, open_stores
+from tasks import costs
 from tasks.compute import outlook, prevalence
 from tasks.steps import step
 
@@ -27,7 +27,8 @@ class Answered(NamedTuple):
     labels: int
     hits: int
     seconds: float  # as told by lead times
-    timed: int  # labels that have a lead time
+    timed: int  # answers that have a lead time
+    answers: int  # of all annotators, to golden items too
     drawn: int  # labels of the random arm
     drawn_hits: int
     best: int  # labels of the exploit arm
@@ -53,7 +54,7 @@ def progress(campaign_name: str) -> Progress:
             minutes=sum(one.minutes for one in told),
             cost=sum(one.cost for one in told),
             rounds=told,
-            next_hit=_told(_next_hit(rounds, minutes, rule)),
+            next_hit=_told(_next_hit(rounds, _minutes_per_resolved(rounds, rule), rule)),
             prevalence=_told(prevalence.prevalence(pools)),
             missed=_told(prevalence.missed(pools)),
             stop=campaign.stopped_because or stop_reason(stores, campaign, rule),
@@ -65,7 +66,7 @@ def stop_reason(stores: Stores, campaign: Campaign, rule: StopRule) -> str:
     rounds = _answered(stores, campaign)
     return outlook.stop_reason(
         _last_rate(rounds),
-        _next_hit(rounds, _minutes_per_label(rounds, rule), rule),
+        _next_hit(rounds, _minutes_per_resolved(rounds, rule), rule),
         labels=sum(one.labels for one in rounds),
         min_yield=rule.min_yield,
         max_cost=rule.max_cost_per_hit,
@@ -86,20 +87,20 @@ def _answered(stores: Stores, campaign: Campaign) -> list[Answered]:
 
 def _of_run(stores: Stores, run: CampaignRun, class_name: str) -> Answered:
     batch = labels.find_batch(stores.db, run_id=run.id or 0)
-    answers = labels.labels_of_batches(stores.db, batches=[batch]) if batch else []
-    newest: dict[str, Label] = {sample.id: label for label, sample in answers}
-    shards = {sample.id: sample.shard_id for _, sample in answers}
-    labelled = {name: label for name, label in newest.items() if label.state is RequestState.LABELLED}
-    hits = {name for name, label in labelled.items() if label.class_name == class_name}
+    resolved = labels.resolved_of_batches(stores.db, batches=[batch]) if batch else []
+    shards = {sample.id: sample.shard_id for _, sample in resolved}
+    labelled = {sample.id: request for request, sample in resolved if request.state is RequestState.LABELLED}
+    hits = {name for name, request in labelled.items() if request.names(class_name)}
     arms = {c.sample_id: c.arm for c in campaigns.candidates_of(stores.db, run_id=run.id or 0)}
     drawn, best = ({name for name in labelled if arms.get(name) is arm} for arm in (Arm.RANDOM, Arm.EXPLOIT))
-    times = [label.lead_seconds for label in newest.values() if label.lead_seconds > 0]
+    spent = costs.of_batch(stores, batch) if batch else costs.NOTHING
     return Answered(
         run,
         labels=len(labelled),
         hits=len(hits),
-        seconds=sum(times),
-        timed=len(times),
+        seconds=spent.seconds,
+        timed=spent.timed,
+        answers=spent.answers,
         drawn=len(drawn),
         drawn_hits=len(drawn & hits),
         best=len(best),
@@ -155,7 +156,7 @@ def _drawn(one: Answered, series: list[Answered], rounds: list[Answered], shards
 
 def _round(one: Answered, minutes: float, rule: StopRule) -> Round:
     share = outlook.rate(one.hits, one.labels)
-    spent = one.seconds / 60 + (one.labels - one.timed) * minutes if one.labels else 0.0
+    spent = one.seconds / 60 + (one.answers - one.timed) * minutes
     return Round(
         run_id=one.run.id or 0,
         series=one.run.series,
@@ -184,6 +185,12 @@ def _minutes_per_label(rounds: list[Answered], rule: StopRule) -> float:
     """By lead times where there are any, else what the rule says."""
     timed = sum(one.timed for one in rounds)
     return sum(one.seconds for one in rounds) / 60 / timed if timed else rule.minutes_per_label
+
+
+def _minutes_per_resolved(rounds: list[Answered], rule: StopRule) -> float:
+    """What an image takes: several opinions, skips and golden items cost their time too."""
+    resolved, answers = sum(one.labels for one in rounds), sum(one.answers for one in rounds)
+    return _minutes_per_label(rounds, rule) * (max(1.0, answers / resolved) if resolved else 1.0)
 
 
 def _told(found: outlook.Rate | outlook.Cost) -> dict[str, float]:

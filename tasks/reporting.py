@@ -19,7 +19,7 @@ from prefect.context import FlowRunContext
 from models.campaign import Candidate
 from models.corpus import Sample
 from models.errors import NotFound
-from models.labeling import Label
+from models.labeling import LabelRequest
 from models.learning import ModelVersion, Scenario
 from models.plans import ReportPlan
 from models.states import RequestState
@@ -98,8 +98,9 @@ def _arm(stores: Stores, name: str, class_name: str) -> dict[str, Any]:
     for one in rounds:
         excluded.update(one.excluded)
     batches = labels.batches_of(stores.db, campaigns=[name])
-    answers = {label.sample_id: label for label, _ in labels.labels_of_batches(stores.db, batches=batches)}
-    classes = Counter(label.class_name for label in answers.values() if label.state is RequestState.LABELLED)
+    answers = {sample.id: request for request, sample in labels.resolved_of_batches(stores.db, batches=batches)}
+    labelled = [request for request in answers.values() if request.state is RequestState.LABELLED]
+    classes = Counter(name for request in labelled for name in request.class_names)
     return {
         "campaign": name,
         "strategy": run.policy["strategy"],
@@ -108,7 +109,7 @@ def _arm(stores: Stores, name: str, class_name: str) -> dict[str, Any]:
         "excluded": dict(excluded),
         "rounds": len(rounds),
         "candidates": len(campaigns.all_candidates(stores.db, campaign_id=campaign.id or 0)),
-        "answers": dict(Counter(label.state.value for label in answers.values())),
+        "answers": dict(Counter(request.state.value for request in answers.values())),
         "classes": dict(sorted(classes.items())),
         "of_the_class": classes[class_name],
     }
@@ -190,12 +191,12 @@ def _candidate_cards(stores: Stores, name: str) -> list[dict[str, Any]]:
     found = campaigns.all_candidates(stores.db, campaign_id=campaign.id or 0)
     samples = corpora.known_samples(stores.db, ids=[candidate.sample_id for candidate in found])
     batches = labels.batches_of(stores.db, campaigns=[name])
-    answers = {label.sample_id: label for label, _ in labels.labels_of_batches(stores.db, batches=batches)}
+    answers = {sample.id: request for request, sample in labels.resolved_of_batches(stores.db, batches=batches)}
     return [_card(stores, candidate, samples[candidate.sample_id], answers) for candidate in found]
 
 
-def _card(stores: Stores, candidate: Candidate, sample: Sample, answers: dict[str, Label]) -> dict[str, Any]:
-    label = answers.get(sample.id)
+def _card(stores: Stores, candidate: Candidate, sample: Sample, answers: dict[str, LabelRequest]) -> dict[str, Any]:
+    request = answers.get(sample.id)
     return {
         "image": _thumbnail(stores, sample),
         "rank": candidate.rank + 1,
@@ -206,7 +207,7 @@ def _card(stores: Stores, candidate: Candidate, sample: Sample, answers: dict[st
         "near_duplicates": candidate.near_duplicates,
         "predicted": candidate.predicted_class,
         "probability": candidate.predicted_probability,
-        "label": (label.class_name or label.state.value) if label else "pending",
+        "label": (", ".join(request.class_names) or request.state.value) if request else "pending",
     }
 
 

@@ -158,6 +158,7 @@ def _run(stores: Stores, run: CampaignRun) -> Row:
         "candidates": len(campaigns.candidates_of(stores.db, run_id=run.id or 0)),
         "excluded": run.excluded,
         "requests": {state.value: count for state, count in states.items()},
+        "batch": f"{batch.id} {batch.state.value}" if batch else "",
         "labeler": batch.labeler if batch else "",
     }
 

@@ -65,6 +65,7 @@ def _change_batches() -> None:
         batch_op.add_column(sa.Column("policy", sa.JSON(), nullable=False, server_default="{}"))
         batch_op.add_column(sa.Column("state", BATCH, nullable=False, server_default="open"))
         batch_op.add_column(sa.Column("reason", sa.String(), nullable=False, server_default=""))
+        batch_op.add_column(sa.Column("released", sa.Boolean(), nullable=False, server_default=sa.false()))
         batch_op.add_column(sa.Column("announced", BATCH, nullable=False, server_default="open"))
     op.execute("UPDATE labelbatch SET state = 'complete', announced = 'complete' WHERE complete")
     op.execute(
@@ -100,7 +101,10 @@ def _change_requests() -> None:
         ("predicted_probability", "predicted_probability"),
     ):
         op.execute(f"UPDATE labelrequest SET {column} = {of_candidate.format(source)}")  # noqa: S608  no input goes in
-    newest = "(SELECT l.class_name FROM label l WHERE l.request_id = labelrequest.id ORDER BY l.answered_at DESC, l.id DESC LIMIT 1)"
+    newest = (
+        "(SELECT l.class_name FROM label l WHERE l.request_id = labelrequest.id "
+        "ORDER BY l.answered_at DESC, l.id DESC LIMIT 1)"
+    )
     op.execute(f"UPDATE labelrequest SET class_name = {newest}, confidence = 1 WHERE state = 'labelled'")  # noqa: S608
     with op.batch_alter_table("labelrequest", schema=None) as batch_op:
         batch_op.alter_column("sample_id", existing_type=sa.String(length=64), nullable=False)
@@ -126,6 +130,11 @@ def downgrade() -> None:
         ):  # fmt: skip
             batch_op.drop_column(column)
         batch_op.alter_column("candidate_id", existing_type=sa.Integer(), nullable=False)
+    _downgrade_batches()
+    op.drop_table("labelproject")
+
+
+def _downgrade_batches() -> None:
     with op.batch_alter_table("labelbatch", schema=None) as batch_op:
         batch_op.add_column(sa.Column("project", sa.String(), nullable=False, server_default=""))
         batch_op.add_column(sa.Column("class_names", sa.JSON(), nullable=False, server_default="[]"))
@@ -138,6 +147,5 @@ def downgrade() -> None:
     with op.batch_alter_table("labelbatch", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_labelbatch_project_id"))
         batch_op.drop_constraint(batch_op.f("fk_labelbatch_project_id"), type_="foreignkey")
-        for column in ("announced", "reason", "state", "policy", "project_id"):
+        for column in ("announced", "released", "reason", "state", "policy", "project_id"):
             batch_op.drop_column(column)
-    op.drop_table("labelproject")

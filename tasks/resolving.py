@@ -1,0 +1,290 @@
+"""What several answers to an item amount to, and when a batch is complete, or not to be trusted."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from prefect.events import emit_event
+from prefect.settings import PREFECT_API_URL
+
+from models.campaign import Campaign, CampaignRun, Candidate
+from models.labeling import Label, LabelBatch, LabelRequest
+from models.plans import LabelPolicy
+from models.states import BatchState, CandidateState, RequestState, RunState, may_move, move
+from storage import labels
+from storage.labelers import Labeler
+from storage.stores import Stores, open_stores
+from tasks.compute import agreement, outlook
+
+SMOOTHING = 1.0  # what agreement.dawid_skene advises for labels of people
+Classes = tuple[str, ...]  # what an answer names; empty: it found nothing to say
+
+
+class Resolution(NamedTuple):
+    """What the answers to one request amount to."""
+
+    state: RequestState
+    classes: Classes
+    confidence: float
+    opinions: int  # answers that are needed by now
+    overlap: int  # annotators that the labeller must let answer
+
+
+def resolve(project_id: int, touched: set[int], labeler: Labeler) -> set[int]:
+    """Derive the labels of the requests that have new answers, and the states of their batches; return these batches.
+
+    A disagreement asks the labeller for another annotator first and is remembered then, so that a kill between the two
+    leaves nothing waiting for an answer that nobody was asked for.
+    """
+    with open_stores() as stores:
+        project = labels.get_project(stores.db, project_id=project_id)
+        batches = labels.batches_of(stores.db, project_id=project_id)
+        found = {batch.id or 0: _of_batch(stores, batch, touched) for batch in batches}
+        external = {
+            request.id or 0: request.external_id
+            for batch_id in found
+            for request in labels.requests_of(stores.db, batch_id=batch_id)
+        }
+        before = {
+            request.id or 0: request.opinions for b in found for request in labels.requests_of(stores.db, batch_id=b)
+        }
+    more = {
+        external[name]: one.overlap
+        for resolved in found.values()
+        for name, one in resolved.items()
+        if one.overlap > before[name] and external[name]
+    }
+    if more:
+        labeler.ask_again(project.external_id, more)
+    changed = set()
+    for batch_id, resolved in found.items():
+        with open_stores() as stores:
+            if _apply(stores, batch_id, resolved) or resolved:
+                changed.add(batch_id)
+    return changed
+
+
+def note_gone(stores: Stores, requests: Sequence[LabelRequest], present: set[str]) -> int:
+    """Remember which items a person deleted, or brought back; how many are gone. Answers that were stored stay."""
+    candidates = labels.candidates_of(stores.db, requests=requests)
+    for request in requests:
+        gone = request.key not in present
+        if gone == request.gone:
+            continue
+        request.gone = gone
+        answered = request.state in (RequestState.LABELLED, RequestState.SKIPPED, RequestState.EMPTY)
+        if not answered:
+            _move(request, candidates, RequestState.DELETED if gone else RequestState.PENDING)
+        stores.db.add(request)
+    return sum(request.gone for request in requests)
+
+
+def set_batch(batch_id: int, state: BatchState, reason: str) -> LabelBatch:
+    """Release a batch from quarantine, or reject it, for a reason that is kept. Raises IllegalMove."""
+    with open_stores() as stores:
+        batch = labels.get_batch(stores.db, batch_id=batch_id)
+        batch.state, batch.reason = move(batch.state, state), reason
+        batch.released = state is not BatchState.REJECTED
+        run = stores.db.get_one(CampaignRun, batch.run_id)
+        if state is BatchState.REJECTED and may_move(run.state, RunState.LABELLED):
+            run.state = move(run.state, RunState.LABELLED)
+        stores.db.add_all([batch, run])
+        stores.db.flush()
+        _settle(stores, batch)
+    return batch
+
+
+def tell(batch: LabelBatch, campaign: Campaign) -> None:
+    """Emit a batch's state as an event, where there is a Prefect API; the same state of the same batch is the same event."""
+    if not PREFECT_API_URL.value():
+        return
+    verb = "completed" if batch.state is BatchState.COMPLETE else batch.state.value
+    name = f"dipnet.batch.{verb}"
+    emit_event(
+        name,
+        resource={"prefect.resource.id": f"dipnet.batch.{batch.id}", "dipnet.campaign": campaign.name},
+        payload={"run": batch.run_id, "reason": batch.reason},
+        id=uuid.uuid5(uuid.NAMESPACE_URL, f"{name}/{campaign.name}/{batch.run_id}/{batch.created_at.isoformat()}"),
+    )
+
+
+def _of_batch(stores: Stores, batch: LabelBatch, touched: set[int]) -> dict[int, Resolution]:
+    """Resolutions of a batch's touched requests; of all of them, where one annotator's habits tell of other items."""
+    policy = LabelPolicy.model_validate(batch.policy)
+    requests = labels.requests_of(stores.db, batch_id=batch.id or 0)
+    wanted = [request for request in requests if request.id in touched]
+    if wanted and policy.opinions > 1:
+        wanted = list(requests)
+    answers = by_request(labels.answers_to(stores.db, request_ids=[request.id or 0 for request in wanted]))
+    believed = believe(answers) if policy.opinions > 1 or policy.most_opinions else {}
+    return {one.id or 0: _resolution(one, answers.get(one.id or 0, []), policy, believed) for one in wanted}
+
+
+def by_request(answers: Iterable[Label]) -> dict[int, list[Label]]:
+    """Answers that were not withdrawn by request: of each annotator the newest alone."""
+    newest: dict[int, dict[str, Label]] = defaultdict(dict)
+    for label in sorted(answers, key=lambda label: (label.answered_at, label.id or 0)):
+        if label.state is RequestState.DELETED:
+            continue
+        # An annotator's skip does not undo the answer that they gave beside it.
+        if label.state is RequestState.SKIPPED and label.annotator in newest[label.request_id or 0]:
+            continue
+        newest[label.request_id or 0][label.annotator] = label
+    return {request_id: list(given.values()) for request_id, given in newest.items() if given}
+
+
+def believe(answers: Mapping[int, Sequence[Label]]) -> dict[int, dict[Classes, float]]:
+    """How likely each class is for each request, by Dawid and Skene, from all answers that count."""
+    rows = [
+        (name, label.annotator, named(label)) for name, given in answers.items() for label in given if counts(label)
+    ]
+    if not rows:
+        return {}
+    cast = ballot(rows)
+    posterior = agreement.dawid_skene(cast.votes, tolerance=1e-6, iterations=1_000, smoothing=SMOOTHING).posterior
+    return {
+        name: dict(zip(cast.classes, posterior[row].tolist(), strict=True)) for row, name in enumerate(cast.requests)
+    }
+
+
+class Ballot(NamedTuple):
+    """Votes, and the requests, annotators and classes that their codes stand for."""
+
+    votes: agreement.Votes
+    requests: list[int]
+    annotators: list[str]
+    classes: list[Classes]
+
+
+def ballot(rows: Sequence[tuple[int, str, Classes]]) -> Ballot:
+    """(request, annotator, classes) as votes, whose codes follow the order of the names."""
+    requests, annotators, classes = (
+        sorted({r for r, _, _ in rows}),
+        sorted({a for _, a, _ in rows}),
+        sorted({c for *_, c in rows}),
+    )
+
+    def coded(names: Sequence[object], place: int) -> NDArray[np.int64]:
+        codes = {name: code for code, name in enumerate(names)}
+        return np.asarray([codes[row[place]] for row in rows], dtype=np.int64)
+
+    items, voters, said = coded(requests, 0), coded(annotators, 1), coded(classes, 2)
+    votes = agreement.Votes(items, voters, said, len(requests), len(annotators), len(classes))
+    return Ballot(votes, requests, annotators, classes)
+
+
+def counts(label: Label) -> bool:
+    """Whether an answer says something of its image: it is in the schema, and no skip."""
+    return not label.rejected and label.state in (RequestState.LABELLED, RequestState.EMPTY)
+
+
+def named(label: Label) -> Classes:
+    """What an answer names."""
+    return tuple(sorted(label.class_names or ([label.class_name] if label.class_name else [])))
+
+
+def _resolution(
+    request: LabelRequest, given: Sequence[Label], policy: LabelPolicy, believed: Mapping[int, Mapping[Classes, float]]
+) -> Resolution:
+    """A request's state and label; pending while it has too few answers, or answers that differ and may have one more."""
+    rejected = sum(bool(label.rejected) for label in given)
+    valid = [label for label in given if not label.rejected]
+    said = [named(label) for label in valid if counts(label)]
+    needed = request.opinions
+    shares = {classes: said.count(classes) / len(said) for classes in said}
+    split = len(said) > 1 and max(shares.values()) <= 0.5
+    if split and len(valid) >= needed and policy.most_opinions > needed:
+        needed = min(policy.most_opinions, len(valid) + 1)
+    pending = Resolution(RequestState.PENDING, (), 0.0, needed, needed + rejected)
+    if len(valid) < needed:
+        return pending._replace(state=RequestState.DELETED) if request.gone and not valid else pending
+    if not said:
+        return pending._replace(state=RequestState.SKIPPED)
+    weights = believed.get(request.id or 0, shares)
+    by_votes = max(shares, key=lambda classes: (shares[classes], weights.get(classes, 0.0), classes))
+    by_habits = max(weights, key=lambda classes: (weights[classes], classes))
+    winner = by_habits if policy.resolve == "dawid-skene" else by_votes
+    state = RequestState.LABELLED if winner else RequestState.EMPTY
+    return pending._replace(state=state, classes=winner, confidence=round(weights.get(winner, 0.0), 4))
+
+
+def _apply(stores: Stores, batch_id: int, resolved: Mapping[int, Resolution]) -> bool:
+    """Write resolutions down, and move the batch on; whether its state changed."""
+    batch = labels.get_batch(stores.db, batch_id=batch_id)
+    requests = [one for one in labels.requests_of(stores.db, batch_id=batch_id) if one.id in resolved]
+    candidates = labels.candidates_of(stores.db, requests=requests)
+    for request in requests:
+        found = resolved[request.id or 0]
+        request.class_name = found.classes[0] if len(found.classes) == 1 else ""
+        request.class_names, request.confidence = list(found.classes), found.confidence
+        request.opinions = found.opinions
+        _move(request, candidates, found.state)
+        stores.db.add(request)
+    stores.db.flush()
+    before = batch.state
+    _settle(stores, batch)
+    return batch.state is not before
+
+
+def _move(request: LabelRequest, candidates: Mapping[int, Candidate], state: RequestState) -> None:
+    """The request's state, and its candidate's with it."""
+    request.state = move(request.state, state)
+    candidate = candidates.get(request.candidate_id or 0)
+    if candidate is None:
+        return
+    follows = {RequestState.LABELLED: CandidateState.LABELLED, RequestState.PENDING: CandidateState.SENT}
+    candidate.state = move(candidate.state, follows.get(state, CandidateState.SKIPPED))
+
+
+def _settle(stores: Stores, batch: LabelBatch) -> None:
+    """Complete a batch that has enough answers; put one in quarantine whose golden items were answered badly."""
+    run = stores.db.get_one(CampaignRun, batch.run_id)
+    if batch.state is BatchState.REJECTED or run.state not in (RunState.SENT, RunState.LABELLED):
+        return
+    policy = LabelPolicy.model_validate(batch.policy)
+    requests = labels.requests_of(stores.db, batch_id=batch.id or 0)
+    wrong = "" if batch.released else distrust(golden_answers(stores, requests), policy)
+    if wrong:
+        batch.state, batch.reason = move(batch.state, BatchState.QUARANTINED), wrong
+    elif batch.state is BatchState.OPEN and _is_enough(requests, policy):
+        batch.state = move(batch.state, BatchState.COMPLETE)
+        run.state = move(run.state, RunState.LABELLED)
+    stores.db.add_all([batch, run])
+    stores.db.flush()
+
+
+def _is_enough(requests: Sequence[LabelRequest], policy: LabelPolicy) -> bool:
+    """Whether the share of the asked items that has its answers is what the policy calls enough."""
+    asked = [request for request in requests if request.candidate_id is not None]
+    settled = sum(request.state is not RequestState.PENDING for request in asked)
+    return settled >= policy.enough * len(asked) - 1e-9
+
+
+def golden_answers(stores: Stores, requests: Sequence[LabelRequest]) -> dict[str, tuple[int, int]]:
+    """Right answers and answers to golden items, by annotator. A skip is no answer."""
+    expected = {request.id or 0: request.expected for request in requests if request.expected}
+    found: dict[str, tuple[int, int]] = {}
+    for request_id, given in by_request(labels.answers_to(stores.db, request_ids=list(expected))).items():
+        for label in given:
+            if label.rejected or label.state is RequestState.SKIPPED:
+                continue
+            right, of = found.get(label.annotator, (0, 0))
+            found[label.annotator] = (right + (expected[request_id] in named(label)), of + 1)
+    return found
+
+
+def distrust(answers: Mapping[str, tuple[int, int]], policy: LabelPolicy) -> str:
+    """Why a batch is not to be trusted, by its golden items; empty where it is, or too few say anything."""
+    right, of = (sum(pair[place] for pair in answers.values()) for place in (0, 1))
+    if of < policy.golden_least or right >= policy.golden_accuracy * of:
+        return ""
+    share = outlook.rate(right, of)
+    return (
+        f"{right} of {of} golden items were answered right ({share.share:.2f} [{share.low:.2f}, {share.high:.2f}]), "
+        f"and {policy.golden_accuracy:.2f} is asked for"
+    )
