@@ -81,8 +81,8 @@ class OracleLabeler:
     name = "oracle"
     links_until = None
 
-    def __init__(self, truth: Mapping[str, str]) -> None:
-        self.truth = truth
+    def __init__(self, truth: Mapping[str, str], known_since: datetime) -> None:
+        self.truth, self._known_since = truth, known_since  # its answers are as old as its truth: twice is once
 
     @classmethod
     def from_csv(cls, path: Path) -> OracleLabeler:
@@ -95,7 +95,8 @@ class OracleLabeler:
             reader = csv.DictReader(handle)
             if not {"sample_id", "class_name"} <= set(reader.fieldnames or ()):
                 raise BadInput(f"oracle truth '{path}' lacks the columns sample_id,class_name; add a header line")
-            return cls({row["sample_id"]: row["class_name"] for row in reader})
+            truth = {row["sample_id"]: row["class_name"] for row in reader}
+        return cls(truth, datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
     def open_project(self, brief: ProjectBrief, *, known: str = "") -> str:
         """The title is the id: the oracle keeps no projects."""
@@ -113,7 +114,6 @@ class OracleLabeler:
         since: datetime | None,  # noqa: ARG002
     ) -> Iterator[Sequence[Item]]:
         """As many answers as every waiting request needs, all alike; a sample of unknown truth is skipped, as a person would."""
-        now = datetime.now(UTC)
         for key, request in waiting.items():
             class_name = self.truth.get(request.sample_id, "")
             answers = [
@@ -122,11 +122,11 @@ class OracleLabeler:
                     state=RequestState.LABELLED if class_name else RequestState.SKIPPED,
                     class_names=[class_name] if class_name else [],
                     annotator=f"oracle-{number + 1}" if number else "oracle",
-                    answered_at=now,
+                    answered_at=self._known_since,
                 )
                 for number in range(request.opinions)
             ]
-            yield [Item(key=key, external_id=key, changed_at=now, answers=answers)]
+            yield [Item(key=key, external_id=key, changed_at=self._known_since, answers=answers)]
 
     def census(self, project: str) -> None:  # noqa: ARG002
         """Nobody else writes there."""

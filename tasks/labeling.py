@@ -141,11 +141,7 @@ def _poll(project_id: int, labeler: Labeler, *, everything: bool) -> Counter[int
         with open_stores() as stores:
             new.update(_store(stores, project, items))
         seen |= {item.key for item in items}
-        newest = (
-            max([item.changed_at for item in items], default=newest)
-            if newest is None
-            else max([newest, *(item.changed_at for item in items)])
-        )
+        newest = max([item.changed_at for item in items] + ([newest] if newest else []), default=None)
     if everything and labeler.census(project.external_id) is not None:
         new.update(_withdraw_unseen(project, seen, labeler))
     with open_stores() as stores:

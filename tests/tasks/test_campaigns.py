@@ -54,8 +54,8 @@ def go(wanted: CampaignPlan) -> int:
 
 
 def answer() -> None:
-    for batch_id in labeling.batches_to_sync([]):
-        labeling.sync_batch(batch_id)
+    for project_id in labeling.projects_to_sync([]):
+        labeling.sync_project(project_id)
 
 
 def candidates(run_id: int) -> list[tuple[str, Arm, float]]:

@@ -65,9 +65,9 @@ def plan(campaign: str = "c", *, budget: int = 10, strategy: str = "probe", **mo
 def run_to_labels(wanted: CampaignPlan) -> int:
     run_id = planning.plan_run(wanted)
     mining.mine_candidates(run_id)
-    batch_id = routing.prepare_batch(run_id, wanted)
-    routing.send_batch(batch_id)
-    labeling.sync_batch(batch_id)
+    routing.send_batch(routing.prepare_batch(run_id, wanted))
+    for project_id in labeling.projects_to_sync([wanted.campaign]):
+        labeling.sync_project(project_id)
     return run_id
 
 
@@ -292,16 +292,16 @@ def test_skips_and_answers_outside_the_schema_train_nothing(world: Path, monkeyp
     wanted = plan(budget=60)
     run_id = planning.plan_run(wanted)
     mining.mine_candidates(run_id)
-    batch_id = routing.prepare_batch(run_id, wanted)
-    routing.send_batch(batch_id)
-    found = labeling.sync_batch(batch_id)
+    routing.send_batch(routing.prepare_batch(run_id, wanted))
+    (project_id,) = labeling.projects_to_sync([])
+    (found,) = labeling.sync_project(project_id)
     assert found.rejected == 30
     assert found.states == {RequestState.PENDING: 30, RequestState.LABELLED: 20, RequestState.SKIPPED: 10}
     assert not found.complete
-    assert labeling.sync_batch(batch_id).new_labels == 0
+    assert [(one.new_labels, one.rejected) for one in labeling.sync_project(project_id)] == [(0, 30)]
     with open_stores() as stores:
         batches = labels.batches_of(stores.db, campaigns=["c"])
-        listing = learning.listing_of(labels.labels_of_batches(stores.db, batches=batches), without=set())
+        listing = learning.listing_of(labels.resolved_of_batches(stores.db, batches=batches), without=set())
     assert listing.num_rows == 20
 
 

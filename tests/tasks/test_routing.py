@@ -33,8 +33,8 @@ def send(run_id: int, wanted: CampaignPlan) -> Sent:
 
 
 def answer() -> None:
-    for batch_id in labeling.batches_to_sync([]):
-        labeling.sync_batch(batch_id)
+    for project_id in labeling.projects_to_sync([]):
+        labeling.sync_project(project_id)
 
 
 def chosen(run_id: int) -> list[str]:
@@ -102,7 +102,7 @@ def test_a_batch_of_which_nothing_is_left_is_complete_without_the_labeller(
     wanted = plan(rounds=2)
     run_id = mined(wanted)
     reviewing.review("c", chosen(run_id), accept=False)
-    monkeypatch.setattr(OracleLabeler, "open_project", lambda *_: pytest.fail("a project for nothing"))
+    monkeypatch.setattr(OracleLabeler, "open_project", lambda *_, **__: pytest.fail("a project for nothing"))
     found = send(run_id, wanted)
     assert (found.sent, found.note) == (0, "nothing is left to ask: all was discarded, labelled or sent elsewhere")
     assert not went_out
@@ -138,26 +138,27 @@ def test_what_waits_for_the_labeller_is_left_to_its_campaign(world: Path) -> Non
     first = mined(plan("a"))
     routing.prepare_batch(first, plan("a"))
     assert not set(chosen(first)) & set(chosen(mined(plan("b"))))
-    assert labeling.batches_to_sync([]) == []  # nothing was sent, so nothing can be answered
+    answer()  # nothing was sent, so nothing can be answered
+    assert told(first)[0] is RunState.MINED
 
 
-def test_one_batchs_trouble_does_not_stop_the_others(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_projects_trouble_does_not_stop_the_others(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.labeling import sync_labels
 
     runs = []
     for name in "ab":
         runs.append(mined(plan(name)))
         send(runs[-1], plan(name))
-    real: Callable[..., object] = labeling.sync_batch
+    real: Callable[..., object] = labeling.sync_project
 
-    def sync(batch_id: int) -> object:
-        if batch_id == 1:
+    def sync(project_id: int) -> object:
+        if project_id == 1:
             raise Unavailable("Label Studio does not answer; start it")
-        return real(batch_id)
+        return real(project_id)
 
-    monkeypatch.setattr(labeling, "sync_batch", sync)
+    monkeypatch.setattr(labeling, "sync_project", sync)
     with pytest.raises(
-        Unavailable, match=r"batch 1: Label Studio does not answer.*the other 1 open batches are synced"
+        Unavailable, match=r"label project 1: Label Studio does not answer.*the other 1 batches are synced"
     ):
         sync_labels.fn()
     assert [told(run_id)[0] for run_id in runs] == [RunState.SENT, RunState.LABELLED]
