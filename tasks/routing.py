@@ -42,7 +42,8 @@ def prepare_batch(run_id: int, plan: CampaignPlan) -> int:
             run = campaigns.get_run(stores.db, run_id=run_id)
             if run.state is RunState.PLANNED:
                 raise BadInput(f"run {run_id} has no candidates to send; mine it first with: dipnet campaign run")
-            project = _project(stores, run, plan) if _asked(stores, run, plan.labelling) else None
+            asked, _ = _asked(stores, run, plan.labelling)
+            project = _project(stores, run, plan) if asked else None
         if project is not None:
             project = _open(project)
         with open_stores() as stores:
@@ -168,39 +169,45 @@ def _open(project: LabelProject) -> LabelProject:
     return project
 
 
-def _asked(stores: Stores, run: CampaignRun, policy: LabelPolicy) -> list[Candidate]:
-    """Candidates to ask about. Raises BadInput where an engineer is to accept some first."""
-    wanted = _still_wanted(stores, run, campaigns.candidates_of(stores.db, run_id=run.id or 0))
+def _asked(stores: Stores, run: CampaignRun, policy: LabelPolicy) -> tuple[list[Candidate], dict[str, int]]:
+    """Candidates to ask about, and how many are not wanted. Raises BadInput where an engineer is to accept some first."""
+    wanted, unwanted = _still_wanted(stores, run, campaigns.candidates_of(stores.db, run_id=run.id or 0))
     if policy.accept == "auto":
-        return wanted
+        return wanted, unwanted
     accepted = [candidate for candidate in wanted if candidate.state is CandidateState.ACCEPTED]
     if wanted and not accepted:
         name = stores.db.get_one(Campaign, run.campaign_id).name
         raise BadInput(
             f"campaign '{name}' sends what was accepted, and nothing is yet; look with: dipnet campaign review {name}"
         )
-    return accepted
+    return accepted, unwanted
 
 
-def _still_wanted(stores: Stores, run: CampaignRun, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates that nobody discarded, labelled or sent elsewhere since; the run counts those of the last two kinds."""
+def _still_wanted(
+    stores: Stores, run: CampaignRun, candidates: Sequence[Candidate]
+) -> tuple[list[Candidate], dict[str, int]]:
+    """Candidates that nobody discarded, labelled or sent elsewhere since; how many are of the last two kinds."""
     labelled = labels.labelled_samples(stores.db)
     policy = SelectionPolicy.model_validate(run.policy)
     elsewhere = campaigns.sent_elsewhere(stores.db, campaign_id=run.campaign_id) if policy.across_campaigns else set()
-    counted, wanted = Counter(run.excluded), []
+    unwanted, wanted = Counter[str](), []
     for candidate in candidates:
         if candidate.state is CandidateState.DISCARDED:
             continue
         if candidate.sample_id in labelled:
-            counted["labelled since it was mined"] += 1
+            unwanted["labelled since it was mined"] += 1
         elif candidate.sample_id in elsewhere:
-            counted["sent by another campaign since it was mined"] += 1
+            unwanted["sent by another campaign since it was mined"] += 1
         else:
             wanted.append(candidate)
-    if counted != Counter(run.excluded):
-        run.excluded = dict(counted)
+    return wanted, dict(unwanted)
+
+
+def _count(stores: Stores, run: CampaignRun, unwanted: dict[str, int]) -> None:
+    """The run remembers what is not asked any more. Whoever calls this drops these candidates in the same transaction."""
+    if unwanted:
+        run.excluded = dict(Counter(run.excluded) + Counter(unwanted))
         stores.db.add(run)
-    return wanted
 
 
 def _add_batch(stores: Stores, run: CampaignRun, plan: CampaignPlan, project: LabelProject | None) -> LabelBatch:
@@ -213,6 +220,8 @@ def _add_batch(stores: Stores, run: CampaignRun, plan: CampaignPlan, project: La
     )
     stores.db.add(batch)
     stores.db.flush()
+    asked, unwanted = _asked(stores, run, plan.labelling)
+    _count(stores, run, unwanted)
     if project is None:
         return batch
     requests = [
@@ -225,7 +234,7 @@ def _add_batch(stores: Stores, run: CampaignRun, plan: CampaignPlan, project: La
             predicted_probability=candidate.predicted_probability,
             opinions=plan.labelling.opinions,
         )
-        for candidate in _asked(stores, run, plan.labelling)
+        for candidate in asked
     ]
     known = golden.items(stores, run, batch, project.class_names, asked=len(requests))
     for position, request in enumerate(golden.mixed(requests, known, seed=run.key)):
@@ -253,7 +262,9 @@ def _what_to_send(stores: Stores, batch_id: int) -> list[RequestDraft]:
     campaigns.require_sendable(stores.db, run=run)
     requests = labels.requests_of(stores.db, batch_id=batch_id)
     candidates = labels.candidates_of(stores.db, requests=requests)
-    wanted = {one.id for one in _still_wanted(stores, run, list(candidates.values()))}
+    still, unwanted = _still_wanted(stores, run, list(candidates.values()))
+    _count(stores, run, unwanted)
+    wanted = {one.id for one in still}
     kept = [request for request in requests if request.candidate_id is None or request.candidate_id in wanted]
     if not any(request.candidate_id for request in kept):
         kept = []  # golden items alone measure nothing that is wanted
