@@ -20,12 +20,13 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from models.errors import BadInput, BadSettings, Incompatible, NotFound, Unavailable
-from models.settings import Settings
+from models.errors import BadInput, BadSettings, Incompatible, Unavailable
 from models.states import RequestState
-from models.values import Answer, ProjectBrief, RequestDraft
-from storage.labelstudio import LOCAL_FILES, LabelStudioLabeler, _normal, label_config, media_resolver
+from models.values import Answer, Example, ProjectBrief, RequestDraft
+from storage.labelstudio import LabelStudioLabeler
+from storage.labelstudio_format import label_config
 from storage.labelstudio_server import RELEASE, LabelStudioServer
+from storage.media import LOCAL_FILES, LocalFiles, normal
 
 CLASSES = ["cat", 'dog & "friends"', "<neither>", "a, b"]
 RED_DOT = base64.b64decode(
@@ -67,14 +68,10 @@ def bad_gateway(request: httpx.Request) -> httpx.Response:
     return httpx.Response(502, html="<h1>Bad Gateway</h1>", request=request)
 
 
-def settings(**known: Any) -> Settings:
-    return Settings(_env_file=None, **known)
-
-
 def open_labeler(server: LabelStudioServer, **more: Any) -> LabelStudioLabeler:
-    files = server.files_root
-    media = media_resolver(settings(label_studio_files_root=files), lambda uri: f"https://signed.example/{uri}")
-    return LabelStudioLabeler(**{"url": server.url, "token": server.token, "media": media, "files_root": files} | more)
+    return LabelStudioLabeler(
+        **{"url": server.url, "token": server.token, "media": LocalFiles(server.files_root)} | more
+    )
 
 
 @pytest.fixture(scope="module")
@@ -124,14 +121,17 @@ def task_of(labeler: LabelStudioLabeler, task: str) -> Any:
         return client.tasks.get(task)
 
 
-def answers(labeler: LabelStudioLabeler, project: str, since: datetime | None = None) -> dict[str, Answer]:
-    found = list(labeler.answers(project, waiting={}, since=since))
-    assert len({answer.key for answer in found}) == len(found)
-    return {answer.key: answer for answer in found}
+def answers(labeler: LabelStudioLabeler, project: str, since: datetime | None = None) -> dict[str, list[Answer]]:
+    found = {item.key: item.answers for items in labeler.changes(project, waiting={}, since=since) for item in items}
+    return {key: given for key, given in found.items() if given}
+
+
+def classes(labeler: LabelStudioLabeler, project: str) -> dict[str, list[str]]:
+    return {key: given[-1].class_names for key, given in answers(labeler, project).items()}
 
 
 def count_tasks(labeler: LabelStudioLabeler, project: str) -> int:
-    return len(list(labeler._server.tasks(project, include="id")))
+    return labeler._server.count(project)[0]
 
 
 # Projects
@@ -162,11 +162,53 @@ def test_a_lost_response_does_not_double_the_project(
         assert [str(p.id) for p in client.projects.list(title=wanted.title)] == [project]
 
 
-def test_a_project_that_lacks_a_class_is_refused(labeler: LabelStudioLabeler) -> None:
+def test_a_class_that_is_new_is_offered_from_then_on(labeler: LabelStudioLabeler) -> None:
     wanted = brief()
+    project = labeler.open_project(wanted)
+    assert (
+        labeler.open_project(wanted.model_copy(update={"class_names": ["horse", *CLASSES]}), known=project) == project
+    )
+    with labeler._server.plainly() as client:
+        assert client.projects.get(int(project)).label_config == label_config([*CLASSES, "horse"])
+
+
+def test_a_label_config_that_a_person_changed_is_left_alone_and_a_lacking_class_is_told(
+    labeler: LabelStudioLabeler,
+) -> None:
+    wanted = brief()
+    project = int(labeler.open_project(wanted))
+    theirs = label_config(CLASSES).replace('showInLine="true"', 'showInLine="false"')
+    with labeler._server.plainly() as client:
+        client.projects.update(project, label_config=theirs)
     labeler.open_project(wanted)
     with pytest.raises(Incompatible, match=f"'{wanted.title}' does not offer the class 'horse'; add it at http"):
         labeler.open_project(wanted.model_copy(update={"class_names": [*CLASSES, "horse"]}))
+    with labeler._server.plainly() as client:
+        assert client.projects.get(project).label_config == theirs
+
+
+def test_a_project_that_was_renamed_is_still_ours_and_one_that_was_deleted_is_made_again(
+    labeler: LabelStudioLabeler,
+) -> None:
+    wanted = brief()
+    project = labeler.open_project(wanted)
+    with labeler._server.plainly() as client:
+        client.projects.update(int(project), title="another name")
+    assert labeler.open_project(wanted, known=project) == project
+    with labeler._server.plainly() as client:
+        client.projects.delete(int(project))
+    assert labeler.open_project(wanted, known=project) != project
+
+
+def test_instructions_show_the_exemplars_as_pictures(labeler: LabelStudioLabeler) -> None:
+    examples = [
+        Example(sample_id=name, uri=f"https://x.example/{name}.png?a=1&b=2", positive=name != "c") for name in "abc"
+    ]
+    project = labeler.open_project(brief(examples=examples))
+    with labeler._server.plainly() as client:
+        told = client.projects.get(int(project)).expert_instruction
+    assert re.findall(r'src="([^"]+)"', told) == [f"https://x.example/{name}.png?a=1&amp;b=2" for name in "abc"]
+    assert told.index("This is the issue") < told.index("b.png") < told.index("This is not") < told.index("c.png")
 
 
 def test_awkward_class_names_survive_the_round_trip(
@@ -176,11 +218,11 @@ def test_awkward_class_names_survive_the_round_trip(
         found = client.projects.get(int(project))
     assert found.parsed_label_config["label"]["labels"] == CLASSES
     assert found.label_config == label_config(CLASSES)
-    assert found.expert_instruction == "Is it &lt;b&gt;?"
+    assert found.expert_instruction == "<p>Is it &lt;b&gt;?</p>"
     sent = labeler.send(project, drafts)
     for draft, name in zip(drafts, CLASSES, strict=False):
         labeler.submit(sent[draft.key], name, lead_seconds=0)
-    assert [answer.class_name for answer in answers(labeler, project).values()] == CLASSES
+    assert list(classes(labeler, project).values()) == [[name] for name in CLASSES]
 
 
 # Sending
@@ -233,13 +275,51 @@ def test_an_import_that_never_succeeds_ends_with_one_line(
     assert count_tasks(labeler, project) == 0
 
 
-def test_of_two_tasks_with_one_key_the_older_counts(
+def test_of_two_tasks_with_one_key_the_unanswered_one_goes_and_the_answered_one_stays(
     labeler: LabelStudioLabeler, project: str, drafts: list[RequestDraft]
 ) -> None:
     task = {"data": {"image": "x", "dipnet_key": drafts[0].key, "sample_id": "s", "priority": 0}}
+    foreign = {"data": {"image": "x"}}
     with labeler._server.plainly() as client:
-        first = client.projects.import_tasks(int(project), request=[task, task], return_task_ids=True).task_ids
-    assert labeler.send(project, drafts)[drafts[0].key] == str(min(first))
+        ids = client.projects.import_tasks(int(project), request=[task, task, foreign, foreign], return_task_ids=True)
+    first, second = sorted(ids.task_ids)[:2]
+    assert labeler.send(project, drafts)[drafts[0].key] == str(first)
+    assert count_tasks(labeler, project) == len(drafts) + 2
+    with labeler._server.plainly() as client:
+        client.projects.import_tasks(int(project), request=[task, task])
+    copies = labeler.present(project)[drafts[0].key]
+    annotate(labeler, copies[1], result_of("cat"))
+    assert labeler.send(project, drafts)[drafts[0].key] == copies[1]
+    assert labeler.present(project)[drafts[0].key] == [copies[1]]
+    assert str(second) not in copies
+
+
+def test_two_answered_copies_both_stay_and_are_counted(
+    labeler: LabelStudioLabeler, project: str, drafts: list[RequestDraft]
+) -> None:
+    labeler.send(project, drafts)
+    task = {"data": {"image": "x", "dipnet_key": drafts[0].key, "sample_id": "s", "priority": 0}}
+    with labeler._server.plainly() as client:
+        client.projects.import_tasks(int(project), request=[task])
+    for copy in labeler.present(project)[drafts[0].key]:
+        annotate(labeler, copy, result_of("cat"))
+    assert labeler.tidy(project, [draft.key for draft in drafts]) == 1
+    assert len(labeler.present(project)[drafts[0].key]) == 2
+
+
+def test_a_census_counts_ours_and_others_apart(
+    labeler: LabelStudioLabeler, project: str, drafts: list[RequestDraft]
+) -> None:
+    sent = labeler.send(project, drafts)
+    with labeler._server.plainly() as client:
+        foreign = client.tasks.create(project=int(project), data={"image": "x"})
+    annotate(labeler, str(foreign.id), result_of("cat"))
+    for draft in drafts[:2]:
+        annotate(labeler, sent[draft.key], result_of("cat"))
+        annotate(labeler, sent[draft.key], [], was_cancelled=True)
+    annotate(labeler, sent[drafts[2].key], [], was_cancelled=True)
+    found = labeler.census(project)
+    assert (found.ours, found.foreign, found.answers, found.skipped_items) == (6, 1, 2, 3)
 
 
 def test_predictions_show_the_model_that_made_them(
@@ -274,35 +354,35 @@ def test_labelled_skipped_empty_foreign_and_silent_are_told_apart(
     annotate(labeler, str(foreign.id), result_of("cat"))
 
     found = answers(labeler, project)
-    assert {key: (answer.state, answer.class_name) for key, answer in found.items()} == {
-        labelled.key: (RequestState.LABELLED, "cat"),
-        skipped.key: (RequestState.SKIPPED, ""),
-        prefilled.key: (RequestState.SKIPPED, ""),
-        empty.key: (RequestState.EMPTY, ""),
-        strange.key: (RequestState.LABELLED, ""),  # something was said, but nothing that was offered
+    assert {key: (one.state, one.class_names, one.wrong) for key, (one,) in found.items()} == {
+        labelled.key: (RequestState.LABELLED, ["cat"], ""),
+        skipped.key: (RequestState.SKIPPED, [], ""),
+        prefilled.key: (RequestState.SKIPPED, [], ""),
+        empty.key: (RequestState.EMPTY, [], ""),
+        strange.key: (RequestState.LABELLED, [], "it answers 'other', which was not asked"),
     }
-    assert found[labelled.key].lead_seconds == 2.5
-    assert found[labelled.key].annotator == "dipnet@localhost"
-    assert abs(found[labelled.key].answered_at - datetime.now(UTC)) < timedelta(minutes=5)
+    (answer,) = found[labelled.key]
+    assert (answer.lead_seconds, answer.annotator) == (2.5, "dipnet@localhost")
+    assert abs(answer.answered_at - datetime.now(UTC)) < timedelta(minutes=5)
     assert labeler.pending(project) == [(sent[silent.key], silent.sample_id)]
 
 
-def test_an_answer_outranks_a_skip_and_a_later_answer_an_earlier_one(
+def test_every_answer_to_an_item_comes_back_as_it_stands(
     labeler: LabelStudioLabeler, project: str, drafts: list[RequestDraft]
 ) -> None:
     task = labeler.send(project, drafts[:1])[drafts[0].key]
-    for name in ("cat", "<neither>"):
-        annotate(labeler, task, result_of(name))
-    annotate(labeler, task, result_of("cat"), was_cancelled=True)
-    assert answers(labeler, project)[drafts[0].key].class_name == "<neither>"
-    annotate(labeler, task, result_of("no such class", "cat"))
-    assert answers(labeler, project)[drafts[0].key].class_name == "no such class, cat"
+    given = [annotate(labeler, task, result_of(name)).id for name in ("cat", "<neither>")]
+    given.append(annotate(labeler, task, result_of("cat"), was_cancelled=True).id)
+    given.append(annotate(labeler, task, result_of("no such class", "cat")).id)
+    found = {one.external_id: one.class_names for one in answers(labeler, project)[drafts[0].key]}
+    assert found == dict(zip(map(str, given), (["cat"], ["<neither>"], [], ["cat", "no such class"]), strict=True))
 
 
 def test_polling_since_a_moment_sees_corrections_and_skips_and_nothing_older(
     labeler: LabelStudioLabeler, project: str, drafts: list[RequestDraft], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("storage.labelstudio.OVERLAP", timedelta(0))
+    monkeypatch.setattr("storage.labelstudio_connection.PAGE", 2)
     sent = labeler.send(project, drafts)
     first = annotate(labeler, sent[drafts[0].key], result_of("cat"))
     annotate(labeler, sent[drafts[1].key], result_of("cat"))
@@ -314,9 +394,9 @@ def test_polling_since_a_moment_sees_corrections_and_skips_and_nothing_older(
         client.annotations.update(first.id, result=result_of("<neither>"))
     annotate(labeler, sent[drafts[2].key], [], was_cancelled=True)
     found = answers(labeler, project, watermark.astimezone())
-    assert {key: answer.class_name for key, answer in found.items()} == {drafts[0].key: "<neither>", drafts[2].key: ""}
-    assert found[drafts[0].key].external_id == str(first.id)
-    assert found[drafts[0].key].answered_at > watermark
+    assert {key: one.class_names for key, (one,) in found.items()} == {drafts[0].key: ["<neither>"], drafts[2].key: []}
+    assert found[drafts[0].key][0].external_id == str(first.id)
+    assert found[drafts[0].key][0].answered_at > watermark
     monkeypatch.setattr("storage.labelstudio.OVERLAP", timedelta(minutes=5))
     assert len(answers(labeler, project, watermark)) == 3
 
@@ -357,36 +437,22 @@ def test_a_local_image_is_served_to_those_who_are_signed_in(
 def test_images_that_would_not_show_are_not_sent(label_studio: LabelStudioServer, project: str) -> None:
     assert label_studio.files_root
     above = label_studio.files_root.parent
-    wrong = media_resolver(settings(label_studio_files_root=above), str)
     (label_studio.files_root / "x.png").write_bytes(RED_DOT)
-    labeler = open_labeler(label_studio, files_root=above, media=wrong)
+    labeler = open_labeler(label_studio, media=LocalFiles(above))
     with pytest.raises(Unavailable, match=r"does not serve the images .*cannot be the same as.*_DOCUMENT_ROOT="):
         labeler.send(project, drafts_of(uuid4().hex, uri=str(label_studio.files_root / "x.png")))
     assert count_tasks(labeler, project) == 0
 
 
-def test_an_image_becomes_what_a_browser_shows(tmp_path: Path) -> None:
-    (tmp_path / "served").mkdir()
-    for name in ("served/a b.png", "no-suffix"):
-        (tmp_path / name).write_bytes(RED_DOT)
-    (tmp_path / "large.png").write_bytes(RED_DOT + bytes(1_000_000))
-    (tmp_path / "notes.txt").write_text("no image")
-    media = media_resolver(settings(), lambda uri: f"signed {uri}")
-    assert media("s3://bucket/a.png") == "signed s3://bucket/a.png"
-    assert media("https://x.example/a.png") == "https://x.example/a.png"
-    inline = "data:image/png;base64," + base64.b64encode(RED_DOT).decode()
-    assert media(str(tmp_path / "no-suffix")) == inline
-    for name, kind, match in (
-        ("large.png", BadInput, "large.png' has .* DIPNET_LABEL_STUDIO_FILES_ROOT"),
-        ("notes.txt", BadInput, "is no image that a browser shows"),
-        ("gone.png", NotFound, "was it moved or deleted"),
-    ):
-        with pytest.raises(kind, match=match):
-            media(str(tmp_path / name))
-    linked = media_resolver(settings(label_studio_files_root=tmp_path), str)
-    assert linked(str(tmp_path / "served/../served/a b.png")) == f"{LOCAL_FILES}served/a%20b.png"
-    assert linked(str(tmp_path / "no-suffix")) == inline  # Label Studio serves folders below its root, not the root
-    assert _normal(Path("x/../y")) == Path.cwd() / "y"
+def test_an_image_that_label_studio_serves_is_linked_and_any_other_is_refused(tmp_path: Path) -> None:
+    linked = LocalFiles(tmp_path)
+    assert linked.of_request("k", "https://x.example/a.png") == "https://x.example/a.png"
+    assert linked.of_request("k", str(tmp_path / "served/../served/a b.png")) == f"{LOCAL_FILES}served/a%20b.png"
+    assert normal(Path("x/../y")) == Path.cwd() / "y"
+    # Label Studio serves folders below its root, but not the root itself.
+    for media, uri in ((linked, "s3://b/a.png"), (linked, str(tmp_path / "x.png")), (LocalFiles(None), "/a/b.png")):
+        with pytest.raises(BadInput, match=r"could not see '.*png'; run `dipnet receiver` and set DIPNET_RECEIVER_URL"):
+            media.of_request("k", uri)
 
 
 # Tokens, and servers that are unwell
@@ -414,7 +480,7 @@ def test_a_personal_access_token_works(
     assert labeler.check() == {"version": RELEASE, "user": "dipnet@localhost"}
     sent = labeler.send(project, drafts[:1])
     labeler.submit(sent[drafts[0].key], "cat", lead_seconds=0)
-    assert answers(labeler, project)[drafts[0].key].class_name == "cat"
+    assert classes(labeler, project) == {drafts[0].key: ["cat"]}
 
 
 EXPIRED = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjEsInRva2VuX3R5cGUiOiJyZWZyZXNoIn0.c2ln"
@@ -435,13 +501,13 @@ def test_a_wrong_token_is_one_clear_line_without_the_token(label_studio: LabelSt
 
 def test_a_token_with_characters_that_no_token_has_is_refused_unsaid() -> None:
     with pytest.raises(BadSettings) as caught:
-        LabelStudioLabeler(url="http://127.0.0.1:9", token=SecretStr("gehéim\n1"), media=str)
+        LabelStudioLabeler(url="http://127.0.0.1:9", token=SecretStr("gehéim\n1"), media=LocalFiles(None))
     assert "DIPNET_LABEL_STUDIO_TOKEN" in str(caught.value)
     assert "heim" not in str(caught.value)
 
 
 def test_a_server_that_is_down_is_one_clear_line() -> None:
-    labeler = LabelStudioLabeler(url="http://127.0.0.1:9", token=SecretStr("0" * 40), media=str)
+    labeler = LabelStudioLabeler(url="http://127.0.0.1:9", token=SecretStr("0" * 40), media=LocalFiles(None))
     with pytest.raises(Unavailable) as caught:
         labeler.check()
     assert str(caught.value) == (
@@ -466,7 +532,7 @@ def test_what_is_not_a_label_studio_is_one_clear_line(
     # With a personal access token it is the token's renewal that meets the stranger, whose answer the SDK keeps to itself.
     for token, match in (("0" * 40, said), (FORGED, "is not a Label Studio server")):
         with answering(status, headers, body) as url, pytest.raises(Unavailable, match=match) as caught:
-            LabelStudioLabeler(url=url, token=SecretStr(token), media=str).check()
+            LabelStudioLabeler(url=url, token=SecretStr(token), media=LocalFiles(None)).check()
         assert url in str(caught.value)
         assert token not in str(caught.value)
 
