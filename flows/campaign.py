@@ -21,7 +21,8 @@ def run_campaign(plan: CampaignPlan) -> CampaignOutcome:
     """
     run_id = planning.plan_run(plan)
     mined = mining.mine_candidates(run_id)
-    sent = routing.send_batch(routing.prepare_batch(run_id, plan)) if plan.route and mined.candidates else None
+    sends = plan.sends_by_itself and mined.candidates
+    sent = routing.send_batch(routing.prepare_batch(run_id, plan)) if sends else None
     outcome = CampaignOutcome(campaign=plan.campaign, status=planning.stands(plan), mined=mined, sent=sent)
     reporting.publish(f"campaign-{plan.campaign}", [outcome.mined])
     return outcome

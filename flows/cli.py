@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 from flows import console
 from flows.cli_campaign import campaign_app
+from flows.cli_labels import labels_app
 from models.errors import DipnetError
 from models.plans import (
     DiscoverPlan,
     EmbedPlan,
     IngestPlan,
     RetrainPlan,
-    SyncPlan,
 )
 
 HELP = """Turn a handful of a model's failures into a labelled, retrained, measured improvement.
@@ -37,7 +37,6 @@ Everything lives under DIPNET_ROOT (default: ./dipnet-data); `dipnet doctor` say
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 corpus_app = typer.Typer(help="Corpora: named sets of images.", no_args_is_help=True)
 issue_app = typer.Typer(help="Issues: named failures, shown by exemplars.", no_args_is_help=True)
-labels_app = typer.Typer(help="Labels: what came back.", no_args_is_help=True)
 for name, group in (("corpus", corpus_app), ("issue", issue_app), ("campaign", campaign_app), ("labels", labels_app)):
     app.add_typer(group, name=name)
 
@@ -207,20 +206,6 @@ def issue_discover(
 
     plan = DiscoverPlan(model=model, scenario=scenario, exemplars=exemplars, encoder=encoder)
     console.show(call(discover_failures)(plan), as_json=as_json)
-
-
-@labels_app.command("sync")
-def labels_sync(
-    campaigns: Annotated[list[str] | None, typer.Argument(help="Only these campaigns; default: all.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Fetch new answers for every open batch. Running it twice adds nothing."""
-    from flows.control_plane import call
-    from flows.labeling import sync_labels
-
-    console.show(
-        call(sync_labels)(SyncPlan(campaigns=campaigns or [])), as_json=as_json, title="batches that were open"
-    )
 
 
 @app.command()

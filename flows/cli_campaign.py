@@ -9,13 +9,15 @@ import typer
 
 from flows import console
 from models.errors import BadInput
-from models.plans import CampaignPlan, ContinuePlan, PoolFilter, SelectionPolicy, StopRule
+from models.plans import CampaignPlan, ContinuePlan, LabelPolicy, Plan, PoolFilter, SelectionPolicy, StopRule
 from models.states import CampaignState
 
 campaign_app = typer.Typer(help="Campaigns: find more of an issue and have it labelled.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Campaign = Annotated[str, typer.Argument(help="Name of a campaign.")]
+SETTINGS: tuple[type[Plan], ...] = (SelectionPolicy, StopRule, LabelPolicy)
+WHICH = "ranks (3, 10-25) or the first characters of sample ids"
 Samples = Annotated[list[str], typer.Argument(help="Sample ids, or the first six or more characters of them.")]
 
 
@@ -45,6 +47,12 @@ def campaign_run(
         typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; `dipnet campaign settings` lists them."),
     ] = None,
     route: Annotated[bool, typer.Option("--route/--no-route", help="Send the choice, or stop after mining.")] = True,
+    auto_accept: Annotated[
+        bool,
+        typer.Option(
+            "--auto-accept/--review", help="Send what nobody discarded, or wait for `dipnet campaign review`."
+        ),
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be chosen; keep and send nothing.")
     ] = False,
@@ -59,7 +67,8 @@ def campaign_run(
         raise BadInput("--sheet needs --dry-run; nothing was sent")
     given: dict[str, Any] = {"budget": budget, "rounds": rounds, "min_score": min_score, "seed": seed, "text": text}
     given |= {"strategy": "text" if text and strategy == "probe" else strategy}
-    policy, stop = _settings(more or [])
+    policy, stop, labelling = _settings(more or [])
+    labelling.setdefault("accept", "auto" if auto_accept else "review")
     plan = CampaignPlan(
         campaign=name,
         issue=issue,
@@ -67,6 +76,7 @@ def campaign_run(
         policy=SelectionPolicy.model_validate(given | policy),
         pool=PoolFilter(where=where, time_column=time_column, since=since, until=until),
         stop=StopRule.model_validate(stop),
+        labelling=LabelPolicy.model_validate(labelling),
         standing=standing,
         encoder=encoder,
         model=model,
@@ -95,16 +105,16 @@ def _preview(plan: CampaignPlan, sheet: Path | None, *, as_json: bool) -> None:
     console.show(shown, as_json=as_json)
 
 
-def _settings(given: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """NAME=VALUE pairs as fields of the policy and of the stop rule. Raises BadInput for a name that neither has."""
-    policy: dict[str, str] = {}
-    stop: dict[str, str] = {}
+def _settings(given: list[str]) -> list[dict[str, str]]:
+    """NAME=VALUE pairs as fields of the policy, the stop rule and the labelling. Raises BadInput for any other name."""
+    found: list[dict[str, str]] = [{} for _ in SETTINGS]
     for pair in given:
         name, equals, value = pair.partition("=")
-        if not equals or name not in SelectionPolicy.model_fields | StopRule.model_fields:
+        owners = [place for place, model in enumerate(SETTINGS) if equals and name in model.model_fields]
+        if not owners:
             raise BadInput(f"--set '{pair}' is no NAME=VALUE of a setting; see: dipnet campaign settings")
-        (policy if name in SelectionPolicy.model_fields else stop)[name] = value
-    return policy, stop
+        found[owners[0]][name] = value
+    return found
 
 
 @campaign_app.command("settings")
@@ -112,10 +122,35 @@ def campaign_settings(as_json: Json = False) -> None:
     """Everything that --set may change, with defaults."""
     rows = [
         {"name": name, "default": str(field.default), "what": field.description}
-        for model in (SelectionPolicy, StopRule)
+        for model in SETTINGS
         for name, field in model.model_fields.items()
     ]
     console.show(rows, as_json=as_json, title="settings of a campaign")
+
+
+@campaign_app.command("review")
+def campaign_review(
+    name: Campaign,
+    accept: Annotated[list[str] | None, typer.Option(help=f"Show the issue: {WHICH}; repeat.")] = None,
+    discard: Annotated[list[str] | None, typer.Option(help=f"Do not: {WHICH}; repeat.")] = None,
+    rest: Annotated[str, typer.Option(help="What becomes of all the others: accept, discard, or nothing yet.")] = "",
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet with the ranks there (PNG).")] = None,
+    send: Annotated[bool, typer.Option("--send", help="Send what is accepted to be labelled.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look through a mined run's candidates before they are sent: accept some, discard others, send what is accepted.
+
+    `dipnet campaign run --review` mines and then waits for this.
+    """
+    from tasks import reviewing
+
+    found = reviewing.review_run(name, accept=accept or [], discard=discard or [], rest=rest, sheet=sheet)
+    sent = reviewing.send(name).model_dump() if send else {}
+    if as_json:
+        console.show({**found.model_dump(), **sent}, as_json=True)
+        return
+    console.show(found.candidates, as_json=False, title=f"run {found.run_id} of {name}")
+    console.show({**found.model_dump(exclude={"candidates"}), **sent}, as_json=False)
 
 
 @campaign_app.command("continue")

@@ -97,6 +97,8 @@ def cell(value: object) -> str:
     """A value as a person reads it; square brackets are not markup."""
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, Mapping) and {"right", "of", "low", "high"} <= set(value):
+        return f"{value['right']}/{value['of']} = {value['share']:.3f} \\[{value['low']:.3f}, {value['high']:.3f}]"
     if isinstance(value, Mapping):
         counts = all(isinstance(count, int) for count in value.values())
         pairs = (f"{count} {name}" if counts else f"{name} {cell(count)}" for name, count in value.items())

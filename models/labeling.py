@@ -77,6 +77,8 @@ class LabelRequest(SQLModel, table=True):
     confidence: float = Field(default=0.0, description="share of the answers, or posterior, that stand behind it")
     gone: bool = Field(default=False, description="whether a person deleted it at the labeller")
 
+    stale: bool = Field(default=False, description="whether answers were stored that the resolved label does not know")
+
     def names(self, class_name: str) -> bool:
         """Whether the resolved label names a class."""
         return class_name in (self.class_name, *self.class_names)

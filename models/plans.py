@@ -250,6 +250,11 @@ class CampaignPlan(Plan):
     model: str = Field("", description="Model version whose predictions go along as pre-annotations; empty: none")
     route: bool = Field(True, description="Send the choice to the labeller; otherwise stop after mining")
 
+    @property
+    def sends_by_itself(self) -> bool:
+        """Whether what is mined is sent without an engineer's looking at it."""
+        return self.route and self.labelling.accept == "auto"
+
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:
         if self.policy.balance_classes and not self.model:

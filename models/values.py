@@ -111,6 +111,66 @@ class Synced(Report):
     reason: str = ""
 
 
+class Share(Report):
+    """A share of so many, with its 95 % interval (Clopper and Pearson)."""
+
+    right: int
+    of: int
+    share: float
+    low: float
+    high: float
+
+
+class AnnotatorQuality(Report):
+    """How one annotator answers, and what it takes them."""
+
+    annotator: str
+    answers: int = Field(description="without skips, rejected and withdrawn ones")
+    skips: int
+    rejected: int
+    golden: Share | None = Field(description="answers to items of known answer")
+    alpha: float | None = Field(description="Krippendorff's alpha over the pairs that they are part of")
+    as_predicted: Share | None = Field(description="answers that are the pre-annotation")
+    minutes: float
+    median_seconds: float | None
+
+
+class ClassQuality(Report):
+    """How far annotators and the model agree on one class."""
+
+    class_name: str
+    labelled: int = Field(description="images whose resolved label names it")
+    alpha: float | None = Field(description="Krippendorff's alpha of the class against the rest")
+    predicted: Share | None = Field(description="of these images, pre-annotated as it")
+
+
+class BatchQuality(Report):
+    """What a batch's answers are worth, and what they cost."""
+
+    batch_id: int
+    campaign: str
+    state: str
+    reason: str = ""
+    requests: dict[str, int]
+    answers: int
+    rejected: int
+    withdrawn: int
+    contested: int = Field(description="images whose annotators disagree")
+    differently: int = Field(description="images that majority and Dawid-Skene resolve differently")
+    alpha: float | None = Field(description="Krippendorff's alpha, nominal; none where no image has two answers")
+    alpha_low: float | None = None
+    alpha_high: float | None = None
+    golden: Share | None
+    as_predicted: Share | None = Field(description="resolved labels that are the model's pre-annotation")
+    kappa: float | None = Field(description="Cohen's kappa of the pre-annotations and the resolved labels")
+    minutes: float
+    cost: float
+    foreign: int
+    doubled: int
+    annotators: list[AnnotatorQuality]
+    classes: list[ClassQuality]
+
+
 class Fitted(Report):
     """Outcome of a fit."""
 
@@ -233,6 +293,18 @@ class Continued(Report):
 
     campaign: str
     status: str
+
+
+class Reviewed(Report):
+    """A mined run before it is sent."""
+
+    campaign: str
+    run_id: int
+    accepted: int
+    discarded: int
+    unsorted: int
+    sheet: str = ""
+    candidates: list[dict[str, Any]]
 
 
 class Previewed(Report):

@@ -12,6 +12,7 @@ from models.errors import BadInput, NotFound
 from models.labeling import LabelBatch, LabelRequest
 from models.states import CampaignState, CandidateState, IssueState, RunState, may_move, move
 
+WENT_OUT = (RunState.SENT, RunState.LABELLED)
 SENT = (CandidateState.SENT, CandidateState.LABELLED, CandidateState.SKIPPED)
 
 
@@ -184,9 +185,10 @@ def count_states(db: Session, *, run_id: int) -> dict[CandidateState, int]:
 
 
 def count_kept(db: Session, *, run_ids: Sequence[int]) -> int:
-    """Candidates of some runs that nobody discarded: what was sent, or will be."""
-    query = select(func.count()).select_from(Candidate).where(col(Candidate.run_id).in_(run_ids))
-    return db.exec(query.where(Candidate.state != CandidateState.DISCARDED)).one()
+    """Candidates of some runs that were sent, or will be: nobody discarded them, or left them out when others were sent."""
+    query = select(func.count()).select_from(Candidate).join(CampaignRun).where(col(Candidate.run_id).in_(run_ids))
+    left_out = (col(Candidate.state) == CandidateState.UNSORTED) & col(CampaignRun.state).in_(WENT_OUT)
+    return db.exec(query.where(Candidate.state != CandidateState.DISCARDED, ~left_out)).one()
 
 
 def decided_samples(db: Session, *, campaign_id: int, but_run: int) -> set[str]:

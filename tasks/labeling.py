@@ -64,7 +64,7 @@ def sync_project(project_id: int) -> list[Synced]:
         _renew_links(project_id, labeler)
         waited = _open_batches(project_id)
         pulled = _pull(project_id, labeler)
-        changed = resolving.resolve(project_id, set(pulled.new), labeler)
+        changed = resolving.resolve(project_id, labeler)
         with open_stores() as stores:
             rows = [_synced(stores, batch_id, pulled) for batch_id in sorted(waited | changed)]
     return rows
@@ -174,6 +174,8 @@ def _store(stores: Stores, project: LabelProject, items: Sequence[Item]) -> Coun
         ]
         stores.db.add_all(_withdrawn(label) for label in gone)
         if fresh or gone:
+            request.stale = True
+            stores.db.add(request)
             new[request.id or 0] += len(fresh) + len(gone)
     return new
 
@@ -272,7 +274,11 @@ def _withdraw_unseen(project: LabelProject, seen: set[str], labeler: Labeler) ->
         if live and census is not None and not seen and census.answers + census.skipped_items:
             raise Unavailable(f"{labeler.name} counts answers and lists none; nothing was changed: sync again later")
         stores.db.add_all(_withdrawn(label) for label in live)
-        return Counter(label.request_id or 0 for label in live)
+        new = Counter(label.request_id or 0 for label in live)
+        for request in there:
+            request.stale = request.stale or request.id in new
+            stores.db.add(request)
+        return new
 
 
 def _synced(stores: Stores, batch_id: int, pulled: Pulled) -> Synced:

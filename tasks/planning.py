@@ -176,6 +176,8 @@ def status(stores: Stores, plan: CampaignPlan) -> str:
     if last is None or last.state is RunState.PLANNED:
         return "planned"
     place = f"round {last.round} of {plan.policy.rounds}" if plan.policy.rounds > 1 else "its round"
+    if last.state is RunState.MINED and plan.route and not plan.sends_by_itself:
+        return f"{place} waits for review: dipnet campaign review {plan.campaign}"
     if last.state is RunState.MINED:
         return f"{place} is mined, not sent"
     if last.state is RunState.SENT:
@@ -246,7 +248,7 @@ def _has_more(stores: Stores, plan: CampaignPlan, inputs: Inputs) -> bool:
 def _unfinished(plan: CampaignPlan, inputs: Inputs) -> CampaignRun | None:
     """The oldest run that was killed on its way: mined by whatever plan and not sent, or planned by this one."""
     for run in inputs.rounds:
-        if run.state is RunState.PLANNED or (run.state is RunState.MINED and plan.route):
+        if run.state is RunState.PLANNED or (run.state is RunState.MINED and plan.sends_by_itself):
             return run
     return None
 

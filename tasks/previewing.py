@@ -8,10 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from models.campaign import Candidate
 from models.corpus import Sample
 from models.errors import DipnetError
 from models.plans import CampaignPlan
-from models.states import Arm, RunState
+from models.states import Arm, CandidateState, RunState
 from models.values import Previewed
 from storage import corpora
 from storage.stores import Stores, open_stores
@@ -51,6 +52,24 @@ def preview(plan: CampaignPlan, sheet: Path | None) -> Previewed:
     return Previewed(
         campaign=plan.campaign, status="dry run: nothing is kept or sent", mined=told, sheet=str(sheet) if sheet else ""
     )
+
+
+def sheet_of_run(stores: Stores, candidates: Sequence[Candidate], sheet: Path) -> None:
+    """Write a contact sheet of a run's candidates, each with its rank, its state and its score, as PNG."""
+    known = corpora.known_samples(stores.db, ids=[one.sample_id for one in candidates])
+    marks = {CandidateState.ACCEPTED: "+", CandidateState.DISCARDED: "x"}
+    pictures = [
+        Picture(
+            _open(stores, known[one.sample_id]),
+            f"{one.rank + 1}{marks.get(one.state, '')} {one.score:.2f} {one.arm.value[:7]}",
+        )
+        for one in candidates
+    ]
+    rows = [pictures[first : first + ACROSS] for first in range(0, len(pictures), ACROSS)]
+    strips = [Strip(f"{number * ACROSS + 1} to {number * ACROSS + len(row)}", row) for number, row in enumerate(rows)]
+    sink = io.BytesIO()
+    contact_sheet(strips).save(sink, format="PNG")
+    sheet.write_bytes(sink.getvalue())
 
 
 def _sheet(stores: Stores, outcome: mining.Outcome) -> Image.Image:

@@ -35,8 +35,10 @@ class Resolution(NamedTuple):
     overlap: int  # annotators that the labeller must let answer
 
 
-def resolve(project_id: int, touched: set[int], labeler: Labeler) -> set[int]:
+def resolve(project_id: int, labeler: Labeler) -> set[int]:
     """Derive the labels of the requests that have new answers, and the states of their batches; return these batches.
+
+    Which have is a mark in the database, set with the answers and taken off here, so that a kill between loses nothing.
 
     A disagreement asks the labeller for another annotator first and is remembered then, so that a kill between the two
     leaves nothing waiting for an answer that nobody was asked for.
@@ -44,7 +46,7 @@ def resolve(project_id: int, touched: set[int], labeler: Labeler) -> set[int]:
     with open_stores() as stores:
         project = labels.get_project(stores.db, project_id=project_id)
         batches = labels.batches_of(stores.db, project_id=project_id)
-        found = {batch.id or 0: _of_batch(stores, batch, touched) for batch in batches}
+        found = {batch.id or 0: _of_batch(stores, batch) for batch in batches}
         external = {
             request.id or 0: request.external_id
             for batch_id in found
@@ -113,11 +115,11 @@ def tell(batch: LabelBatch, campaign: Campaign) -> None:
     )
 
 
-def _of_batch(stores: Stores, batch: LabelBatch, touched: set[int]) -> dict[int, Resolution]:
-    """Resolutions of a batch's touched requests; of all of them, where one annotator's habits tell of other items."""
+def _of_batch(stores: Stores, batch: LabelBatch) -> dict[int, Resolution]:
+    """Resolutions of a batch's stale requests; of all of them, where one annotator's habits tell of other items."""
     policy = LabelPolicy.model_validate(batch.policy)
     requests = labels.requests_of(stores.db, batch_id=batch.id or 0)
-    wanted = [request for request in requests if request.id in touched]
+    wanted = [request for request in requests if request.stale]
     if wanted and policy.opinions > 1:
         wanted = list(requests)
     answers = by_request(labels.answers_to(stores.db, request_ids=[request.id or 0 for request in wanted]))
@@ -222,7 +224,7 @@ def _apply(stores: Stores, batch_id: int, resolved: Mapping[int, Resolution]) ->
         found = resolved[request.id or 0]
         request.class_name = found.classes[0] if len(found.classes) == 1 else ""
         request.class_names, request.confidence = list(found.classes), found.confidence
-        request.opinions = found.opinions
+        request.opinions, request.stale = found.opinions, False
         _move(request, candidates, found.state)
         stores.db.add(request)
     stores.db.flush()

@@ -92,7 +92,8 @@ def _change_requests() -> None:
         for name in ("predicted_probability", "confidence"):
             batch_op.add_column(sa.Column(name, sa.Float(), nullable=False, server_default="0"))
         batch_op.add_column(sa.Column("class_names", sa.JSON(), nullable=False, server_default="[]"))
-        batch_op.add_column(sa.Column("gone", sa.Boolean(), nullable=False, server_default=sa.false()))
+        for name in ("gone", "stale"):
+            batch_op.add_column(sa.Column(name, sa.Boolean(), nullable=False, server_default=sa.false()))
     of_candidate = "(SELECT c.{} FROM candidate c WHERE c.id = labelrequest.candidate_id)"
     for column, source in (
         ("sample_id", "sample_id"),
@@ -125,7 +126,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_labelrequest_sample_id"))
         batch_op.drop_constraint(batch_op.f("fk_labelrequest_sample_id"), type_="foreignkey")
         for column in (
-            "gone", "class_names", "confidence", "predicted_probability", "opinions", "position", "class_name",
+            "stale", "gone", "class_names", "confidence", "predicted_probability", "opinions", "position", "class_name",
             "predicted_class", "expected", "sample_id",
         ):  # fmt: skip
             batch_op.drop_column(column)
