@@ -68,8 +68,11 @@ def send_batch(batch_id: int) -> Sent:
         labeler = labeler_of(stores, batch.labeler)
     with alone(lock_of(run.campaign_id)):
         with open_stores() as stores:
-            drafts = _what_to_send(stores, batch_id)
-            project = _project_of(stores, batch)
+            project, unwanted = _project_of(stores, batch), _unwanted(stores, batch_id)
+        # What a killed try has sent already stays ours, wanted or not: somebody may be answering it.
+        held = set(labeler.present(project.external_id)) if project is not None and unwanted else set()
+        with open_stores() as stores:
+            drafts = _what_to_send(stores, batch_id, drop=unwanted - held)
         if drafts and project is not None:
             external = labeler.send(project.external_id, drafts)
             with open_stores() as stores:
@@ -253,24 +256,32 @@ def _project_of(stores: Stores, batch: LabelBatch) -> LabelProject | None:
     return labels.get_project(stores.db, project_id=batch.project_id) if batch.project_id is not None else None
 
 
-def _what_to_send(stores: Stores, batch_id: int) -> list[RequestDraft]:
-    """Drafts of an unsent batch; requests that are not wanted any more are forgotten, a batch without any is closed."""
+def _unwanted(stores: Stores, batch_id: int) -> set[str]:
+    """Keys of an unsent batch's requests that are not wanted any more."""
+    batch = labels.get_batch(stores.db, batch_id=batch_id)
+    run = campaigns.get_run(stores.db, run_id=batch.run_id)
+    requests = labels.requests_of(stores.db, batch_id=batch_id) if run.state is RunState.MINED else []
+    candidates = labels.candidates_of(stores.db, requests=requests)
+    still = {one.id for one in _still_wanted(stores, run, list(candidates.values()))[0]}
+    unwanted = {one.key for one in requests if one.candidate_id is not None and one.candidate_id not in still}
+    asked = [one for one in requests if one.candidate_id is not None and one.key not in unwanted]
+    return unwanted if asked else {one.key for one in requests}  # golden items alone measure nothing that is wanted
+
+
+def _what_to_send(stores: Stores, batch_id: int, *, drop: set[str]) -> list[RequestDraft]:
+    """Drafts of an unsent batch; dropped requests are forgotten and counted, a batch without any other is closed."""
     batch = labels.get_batch(stores.db, batch_id=batch_id)
     run = campaigns.get_run(stores.db, run_id=batch.run_id)
     if run.state is not RunState.MINED:
         return []
     campaigns.require_sendable(stores.db, run=run)
     requests = labels.requests_of(stores.db, batch_id=batch_id)
-    candidates = labels.candidates_of(stores.db, requests=requests)
-    still, unwanted = _still_wanted(stores, run, list(candidates.values()))
-    _count(stores, run, unwanted)
-    wanted = {one.id for one in still}
-    kept = [request for request in requests if request.candidate_id is None or request.candidate_id in wanted]
-    if not any(request.candidate_id for request in kept):
-        kept = []  # golden items alone measure nothing that is wanted
-    for request in requests:
-        if request not in kept:
-            stores.db.delete(request)
+    dropped = [request for request in requests if request.key in drop]
+    kept = [request for request in requests if request.key not in drop]
+    candidates = labels.candidates_of(stores.db, requests=dropped)
+    _count(stores, run, _still_wanted(stores, run, list(candidates.values()))[1])
+    for request in dropped:
+        stores.db.delete(request)
     if not kept:
         run.state = move(move(run.state, RunState.SENT), RunState.LABELLED)
         batch.state = batch.announced = move(batch.state, BatchState.COMPLETE)

@@ -37,6 +37,60 @@ def test_migrations_go_down_to_nothing_and_up_again(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_batches_from_before_projects_keep_their_project_their_state_and_their_labels(tmp_path: Path) -> None:
+    url = url_in(tmp_path)
+    open_engine(url).dispose()
+    config = alembic_config(url)
+    command.downgrade(config, "0003")
+    engine = create_engine(url)
+    now = "'2026-01-01'"
+    with engine.begin() as db:
+        db.execute(text(f"INSERT INTO issue VALUES (1, 'i', 'coat', '', '', 'triage', 1, {now})"))
+        db.execute(text(f"INSERT INTO campaign (id, name, issue_id, created_at) VALUES (1, 'c', 1, {now})"))
+        db.execute(text(f"INSERT INTO encoderspec VALUES (1, 'k', 'n', 4, 'w', 'p', {now})"))
+        db.execute(text(f"INSERT INTO sample (id, uri, created_at) VALUES ('s', 'u', {now})"))
+        for run, project, complete in ((1, "7", 1), (2, "7", 0), (3, "", 1)):
+            columns = (
+                "id, campaign_id, key, plan_key, series, round, shards_key, last_shard, encoder_id, issue_version, "
+            )
+            columns += "corpora, policy, condition, state, excluded, scanned, scorer_key, found, created_at"
+            values = f"{run}, 1, 'k{run}', 'p', 1, {run}, '', 1, 1, 1, '[]', '{{}}', '', 'sent', '{{}}', 3, '', '{{}}', {now}"
+            db.execute(text(f"INSERT INTO campaignrun ({columns}) VALUES ({values})"))
+            values = f"{run}, {run}, 'label-studio', '{project}', '[\"a\", \"b\"]', {complete}, NULL, {now}"
+            db.execute(text(f"INSERT INTO labelbatch VALUES ({values})"))
+        columns = "id, run_id, sample_id, rank, score, score_version, nearest_exemplar, similarity, near_duplicates, "
+        columns += "prototype, arm, predicted_class, predicted_probability, state"
+        db.execute(
+            text(
+                f"INSERT INTO candidate ({columns}) VALUES (1, 1, 's', 4, .5, 'v', '', .5, 0, 0, 'exploit', 'a', .9, 'labelled')"
+            )
+        )
+        db.execute(text("INSERT INTO labelrequest VALUES (1, 1, 1, 'key', '99', 'labelled')"))
+        columns = "sample_id, request_id, state, class_name, source, external_id, annotator, lead_seconds, answered_at"
+        for name, at in (("a", now), ("b", "'2026-01-02'")):
+            db.execute(
+                text(
+                    f"INSERT INTO label ({columns}) VALUES ('s', 1, 'labelled', '{name}', 'label-studio', '5', 'x', 1, {at})"
+                )
+            )
+    command.upgrade(config, "head")
+    with engine.begin() as db:
+        batches = db.execute(text("SELECT project_id, state, announced FROM labelbatch ORDER BY id")).all()
+        assert batches == [(1, "complete", "complete"), (1, "open", "open"), (None, "complete", "complete")]
+        assert db.execute(text("SELECT campaign_id, external_id, class_names FROM labelproject")).all() == [
+            (1, "7", '["a", "b"]')
+        ]
+        found = db.execute(
+            text("SELECT sample_id, position, predicted_class, class_name, external_id FROM labelrequest")
+        )
+        assert found.all() == [("s", 4, "a", "b", "99")]
+    command.downgrade(config, "0003")
+    with engine.begin() as db:
+        found = db.execute(text("SELECT project, class_names, complete FROM labelbatch ORDER BY id"))
+        assert found.all() == [("7", '["a", "b"]', 1), ("7", '["a", "b"]', 0), ("", "[]", 1)]
+    engine.dispose()
+
+
 def test_runs_from_before_rounds_survive_the_upgrade_and_the_way_back(tmp_path: Path) -> None:
     url = url_in(tmp_path)
     open_engine(url).dispose()

@@ -262,6 +262,22 @@ def test_two_syncs_and_two_sends_at_once_have_one_effect(world: Path, desk: Desk
     assert batch().state is BatchState.COMPLETE
 
 
+def test_what_a_killed_send_left_at_the_labeller_stays_ours_even_when_it_is_not_wanted_any_more(
+    world: Path, desk: Desk
+) -> None:
+    wanted = plan()
+    run_id = planning.plan_run(wanted)
+    mining.mine_candidates(run_id)
+    batch_id = routing.prepare_batch(run_id, wanted)
+    with open_stores() as stores:
+        run = campaigns.get_run(stores.db, run_id=run_id)
+        drafts = routing.drafts_of(stores, run, labels.requests_of(stores.db, batch_id=batch_id))
+    desk.send("p1", drafts[:1])  # and then it was killed
+    reviewing.review("c", [draft.sample_id for draft in drafts[:2]], accept=False)
+    assert routing.send_batch(batch_id).sent == 5
+    assert [task.key for task in desk.tasks] == [draft.key for draft in drafts if draft is not drafts[1]]
+
+
 def at_once(work: object) -> None:
     failed: list[BaseException] = []
 
