@@ -282,6 +282,27 @@ def serve(
 
 
 @app.command()
+def receiver(
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback, unless told otherwise.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes any free one.")] = 8137,
+) -> None:
+    """Show images to annotators where they lie, and hear from Label Studio that something was answered.
+
+    Nothing is copied: batches carry signed links to here, each good for one image and for DIPNET_MEDIA_DAYS. Without a
+    receiver Label Studio must serve the files itself (DIPNET_LABEL_STUDIO_FILES_ROOT), and answers are polled alone.
+
+     1. DIPNET_RECEIVER_SECRET: what `openssl rand -hex 32` prints, the same here and for every other dipnet
+     2. DIPNET_RECEIVER_URL: where annotators' browsers and Label Studio reach this, for every dipnet that sends batches
+     3. `dipnet receiver`, beside `dipnet serve`; `dipnet doctor` says whether it is reached
+
+    Browsers elsewhere need --host, or better a proxy with TLS that leads here: a link is readable on its way.
+    """
+    from flows.receiving import serve_receiver
+
+    serve_receiver(host=host, port=port)
+
+
+@app.command()
 def demo(
     folder: Annotated[Path | None, typer.Option(help="Where everything goes; default: ./dipnet-demo.")] = None,
     label_studio: Annotated[
@@ -309,7 +330,7 @@ def doctor(
     settings: Annotated[bool, typer.Option("--settings", help="List every setting instead.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Whether settings, database, object store, Prefect and Label Studio are well, and what to do where they are not."""
+    """Whether settings, database, object store, Prefect, Label Studio and receiver are well, and what to do if not."""
     from tasks import checking
 
     if settings:

@@ -1,6 +1,7 @@
 """Where flow runs are recorded: the Prefect API that is configured, or a server of our own that lives as long as we do."""
 
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -50,7 +51,7 @@ def control_plane(log: Path, *, port: int = 0, ui: bool = False) -> Iterator[str
         _require(url)
         yield url
         return
-    chosen = _free_port(port)
+    chosen = free_port(port)
     url = f"http://{HOST}:{chosen}/api"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(chosen)]
@@ -85,14 +86,20 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _free_port(port: int) -> int:
-    """That port, or any free one for 0. Raises BadInput when somebody listens there."""
-    with socket.socket() as probe:
+def free_port(port: int, host: str = HOST) -> int:
+    """That port, or any free one for 0. Raises BadInput when it cannot be listened on."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError):
+        raise BadInput(f"'{host}' is not an address; give one of this machine's with --host") from None
+    with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
-        except OSError:
-            raise BadInput(f"port {port} is in use; stop what listens there, or give another with --port") from None
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise BadInput(f"port {port} is in use; stop what listens there, or give another with --port") from None
+            raise BadInput(f"{host}:{port} cannot be listened on ({error.strerror}); give another address") from None
         return int(probe.getsockname()[1])
 
 

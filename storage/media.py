@@ -22,10 +22,29 @@ from models.errors import BadInput, DipnetError
 from models.settings import Settings
 
 LOCAL_FILES = "/data/local-files/?d="
+HEALTH = "/health"
+TOKEN_HEADER = "X-Dipnet-Token"  # noqa: S105  the name of a header
+MARK = ("X-Dipnet", "receiver")  # what every answer of `dipnet receiver` says, so that another server is told apart
+LONGEST_UNTIL = 15  # digits: thirty million years
 
 
 class Refused(DipnetError):
     """A link that was tampered with, or has expired."""
+
+
+def request_path(key: str) -> str:
+    """Where the receiver shows the image of a label request: what is signed."""
+    return f"/media/requests/{quote(key, safe='', errors='replace')}"
+
+
+def example_path(project_id: int | str, sample_id: str) -> str:
+    """Where the receiver shows an exemplar to the annotators of a project (ours)."""
+    return f"/media/examples/{quote(str(project_id), safe='', errors='replace')}/{quote(sample_id, safe='', errors='replace')}"
+
+
+def webhook_path(project_id: int | str) -> str:
+    """Where the receiver hears that something was answered in a project (ours)."""
+    return f"/webhooks/label-studio/{project_id}"
 
 
 class Media(Protocol):
@@ -72,12 +91,18 @@ class Signer:
     def check(self, path: str, *, until: str, signature: str, now: datetime) -> None:
         """Raises Refused for a path that was not signed so, or no longer. It takes as long for every wrong signature."""
         right = hmac.compare_digest(self._signature(path, until).encode(), signature.encode("utf-8", "replace"))
-        if not right or int(until) < now.timestamp():
+        # Whatever was signed is a plain number; anything else would not be worth an exception of int()'s.
+        numeric = until.isascii() and until.isdigit() and len(until) <= LONGEST_UNTIL
+        if not (right and numeric and int(until) >= now.timestamp()):
             raise Refused("this link is not valid, or no longer; open the task anew in the labelling tool")
 
     def webhook_token(self) -> str:
         """What Label Studio sends along with a webhook, in a header."""
         return self._mac("webhook", "")
+
+    def is_webhook_token(self, given: str) -> bool:
+        """Whether it is that token. It takes as long for every wrong one."""
+        return hmac.compare_digest(self.webhook_token().encode(), given.encode("utf-8", "replace"))
 
     def _signature(self, path: str, until: str) -> str:
         return self._mac("media", f"{until}\n{path}")
@@ -91,25 +116,28 @@ class SignedMedia:
     """Links to `dipnet receiver`. What lies on the web already is linked as it is."""
 
     def __init__(self, signer: Signer, url: str, until: datetime) -> None:
-        self._signer, self._url, self.until = signer, url.rstrip("/"), until.astimezone(UTC)
+        self._signer, self._url = signer, url.rstrip("/")
+        self.until: datetime | None = until.astimezone(UTC)
+        self._until = until
 
     def of_request(self, key: str, uri: str) -> str:
         """/media/requests/KEY"""
-        return uri if _is_web(uri) else self._link(f"/media/requests/{quote(key, safe='')}")
+        return uri if _is_web(uri) else self._link(request_path(key))
 
     def of_example(self, project_id: int, sample_id: str, uri: str) -> str:
         """/media/examples/PROJECT/SAMPLE"""
-        return uri if _is_web(uri) else self._link(f"/media/examples/{project_id}/{quote(sample_id, safe='')}")
+        return uri if _is_web(uri) else self._link(example_path(project_id, sample_id))
 
     def _link(self, path: str) -> str:
-        return f"{self._url}{path}?{urlencode(self._signer.query(path, self.until))}"
+        return f"{self._url}{path}?{urlencode(self._signer.query(path, self._until))}"
 
 
 class LocalFiles:
     """Links to files that Label Studio serves itself, to those who are signed in there. They do not expire."""
 
     def __init__(self, root: Path | None) -> None:
-        self.root, self.until = normal(root) if root else None, None
+        self.root = normal(root) if root else None
+        self.until: datetime | None = None
 
     def of_request(self, key: str, uri: str) -> str:
         """The link, relative to Label Studio. Raises BadInput for an image outside what Label Studio serves."""

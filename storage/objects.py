@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 PARTIAL = ".partial-"
 PIECE_BYTES = 8_000_000
+CLIENTS = threading.Lock()  # threads that make clients of boto3's one session at once break each other
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class ObjectStore(Protocol):
         """Directory or s3://bucket/prefix."""
         ...
 
-    def read(self, key: str) -> bytes:
-        """The object's bytes. Raises NotFound or Unavailable."""
+    def read(self, key: str, *, most: int | None = None) -> bytes:
+        """The object's bytes. Raises NotFound, Unavailable, or, before reading, BadInput for more bytes than `most`."""
         ...
 
     def write(self, key: str, data: bytes) -> str:
@@ -93,6 +95,11 @@ def put_in_place(path: Path, pieces: Iterable[bytes]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def _require_at_most(uri: str, size: int, most: int | None) -> None:
+    if most is not None and size > most:
+        raise BadInput(f"'{uri}' has {size:,} bytes, and {most:,} are read at most; make it smaller")
+
+
 class DirectoryStore:
     """Objects as files of a directory."""
 
@@ -110,10 +117,12 @@ class DirectoryStore:
             raise BadInput(f"key '{key}' leads out of '{self._folder}'; use a relative key without '..'")
         return path
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, most: int | None = None) -> bytes:
         """The file's bytes."""
         try:
-            return self._path(key).read_bytes()
+            with self._path(key).open("rb") as handle:
+                _require_at_most(self.uri(key), os.fstat(handle.fileno()).st_size, most)
+                return handle.read()
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"'{self.uri(key)}' does not exist; was it moved or deleted?") from None
         except OSError as error:
@@ -190,7 +199,8 @@ class S3Store:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        return boto3.client("s3", endpoint_url=self._endpoint or None, region_name=self._region, config=config)
+        with CLIENTS:
+            return boto3.client("s3", endpoint_url=self._endpoint or None, region_name=self._region, config=config)
 
     @property
     def prefix(self) -> str:
@@ -222,10 +232,13 @@ class S3Store:
                 "the credentials and DIPNET_S3_ENDPOINT"
             ) from None
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, most: int | None = None) -> bytes:
         """The object's bytes."""
         with self._speaking_plainly(key):
-            return self._client.get_object(Bucket=self._bucket, Key=self._full(key))["Body"].read()
+            found = self._client.get_object(Bucket=self._bucket, Key=self._full(key))
+            with contextlib.closing(found["Body"]) as body:
+                _require_at_most(self.uri(key), found["ContentLength"], most)
+                return body.read()
 
     def write(self, key: str, data: bytes) -> str:
         """A single PUT is atomic in S3: readers see the old object or the new one."""

@@ -34,10 +34,10 @@ class Stores:
         """The store that a corpus's images lie in."""
         return open_store(prefix, endpoint=self.settings.s3_endpoint, region=self.settings.s3_region)
 
-    def read_uri(self, uri: str) -> bytes:
-        """The bytes of one image, wherever it lies."""
+    def read_uri(self, uri: str, *, most: int | None = None) -> bytes:
+        """The bytes of one image, wherever it lies. Raises BadInput, before reading, when there are more than `most`."""
         folder, _, name = uri.rpartition("/")
-        return self.images(folder or ".").read(name)
+        return self.images(folder or ".").read(name, most=most)
 
     @cached_property
     def cache(self) -> Cache:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import httpx
 from prefect.settings import PREFECT_API_URL
 
+from models.base import utc_now
 from models.errors import DipnetError
 from models.settings import PREFIX, Settings, load_settings
+from storage.media import HEALTH, MARK, Signer
 from storage.stores import open_stores
 from tasks.embedding import load_encoder
 
 Row = dict[str, Any]
+CLOCKS_DIFFER = timedelta(minutes=10)  # for how long the question is good, where clocks disagree
 
 
 def settings_rows() -> list[Row]:
@@ -36,7 +40,7 @@ def checks(*, load_encoder_too: bool) -> list[Row]:
     if not rows[0]["ok"]:
         return rows
     rows += [_check("database", _database), _check("object store", _object_store), _check("prefect", _prefect)]
-    rows.append(_check("labeller", _labeler))
+    rows += [_check("labeller", _labeler), _check("receiver", _receiver)]
     if load_encoder_too:
         rows.append(_check("encoder", _encoder))
     return rows
@@ -82,6 +86,34 @@ def _labeler() -> str:
         return "not configured: set DIPNET_LABEL_STUDIO_URL and DIPNET_LABEL_STUDIO_TOKEN before a campaign is routed"
     with open_stores(settings) as stores:
         return ", ".join(f"{name} {value}" for name, value in stores.labeler.check().items())
+
+
+def _receiver() -> str:
+    """Ask for something signed: that tells a receiver that is down from another server, and from another secret."""
+    settings = load_settings()
+    url = settings.receiver_url
+    if not url:
+        return "not configured: answers are polled, and Label Studio serves files itself; see: dipnet receiver --help"
+    query = Signer(settings.receiver_secret).query(HEALTH, utc_now() + CLOCKS_DIFFER)
+    try:
+        answer = httpx.get(f"{url}{HEALTH}", params=dict(query), timeout=5)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise DipnetError(
+            f"the receiver at {url} does not answer ({type(error).__name__}); start it with `dipnet receiver`, or "
+            "correct DIPNET_RECEIVER_URL"
+        ) from None
+    name, value = MARK
+    if answer.headers.get(name) != value or answer.status_code not in (204, 403):
+        raise DipnetError(
+            f"something else than a receiver answers at {url} (HTTP {answer.status_code}); correct DIPNET_RECEIVER_URL, "
+            "or what the proxy there leads to"
+        )
+    if answer.status_code == 403:
+        raise DipnetError(
+            f"the receiver at {url} refuses what is signed here; give both the same DIPNET_RECEIVER_SECRET, and check "
+            "that their clocks agree"
+        )
+    return f"{url} answers, and knows the same secret"
 
 
 def _encoder() -> str:

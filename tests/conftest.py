@@ -1,11 +1,16 @@
 """Small real things that many tests share."""
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from PIL import Image
 
 from models.settings import PREFIX
@@ -63,3 +68,29 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=180):
         yield
+
+
+@pytest.fixture
+def listening() -> Callable[[FastAPI], AbstractContextManager[str]]:
+    """Serve an application as `dipnet receiver` does, on a port of its own, for as long as a block lasts."""
+    return listen
+
+
+@contextmanager
+def listen(app: FastAPI) -> Iterator[str]:
+    from flows.receiving import server_options
+
+    options = {**server_options(), "log_config": None}  # what is logged goes to the test
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, **options))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not server.started:
+        assert thread.is_alive() and time.monotonic() < deadline
+        time.sleep(0.005)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+    assert not thread.is_alive()

@@ -60,6 +60,13 @@ def test_a_missing_object_is_named(store: ObjectStore) -> None:
         store.read("nowhere")
 
 
+def test_more_than_may_be_read_is_refused(store: ObjectStore) -> None:
+    store.write("k", b"four")
+    assert store.read("k", most=4) == b"four"
+    with pytest.raises(BadInput, match="has 4 bytes, and 3 are read at most"):
+        store.read("k", most=3)
+
+
 def test_bytes_that_changed_are_refused(store: ObjectStore) -> None:
     checksum = store.write("k", b"right")
     assert verified(store, "k", checksum) == b"right"
