@@ -32,7 +32,7 @@ from storage.labelstudio_format import (
     label_config,
     task_of,
 )
-from storage.media import LOCAL_FILES, LocalFiles, Media
+from storage.media import LOCAL_FILES, TOKEN_HEADER, LocalFiles, Media
 
 log = logging.getLogger("dipnet")
 
@@ -46,7 +46,6 @@ FOREIGN: Condition = (f"data.{KEY}", "empty", "String", True)
 ANSWERED: Condition = ("total_annotations", "greater", "Number", 0)
 SKIPPED: Condition = ("cancelled_annotations", "greater", "Number", 0)
 HOOK_ACTIONS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED", "TASKS_DELETED")
-HOOK_HEADER = "X-Dipnet-Token"
 
 
 class LabelStudioLabeler:
@@ -277,7 +276,7 @@ class LabelStudioLabeler:
         from label_studio_sdk.core.api_error import ApiError
 
         url, token = self._hook(brief.id)
-        headers = {HOOK_HEADER: token}
+        headers = {TOKEN_HEADER: token}
         known = [hook for hook in self._server.read(lambda client: client.webhooks.list(project=str(project)))
                  if hook.url == url]  # fmt: skip
         if any(hook.headers == headers for hook in known):

@@ -72,10 +72,6 @@ class ObjectStore(Protocol):
         """Where the object is, for people and for labellers."""
         ...
 
-    def presign(self, key: str, seconds: int) -> str:
-        """A URL that a browser can open for that long; the plain URI where no signature is needed."""
-        ...
-
 
 def put_in_place(path: Path, pieces: Iterable[bytes]) -> None:
     """Make a file of these bytes, whole or not at all. Raises Unavailable."""
@@ -175,10 +171,6 @@ class DirectoryStore:
     def uri(self, key: str) -> str:
         """The absolute path."""
         return str(self._path(key))
-
-    def presign(self, key: str, seconds: int) -> str:  # noqa: ARG002
-        """The absolute path: files carry no signature."""
-        return self.uri(key)
 
 
 class S3Store:
@@ -289,13 +281,6 @@ class S3Store:
     def uri(self, key: str) -> str:
         """s3://bucket/prefix/key."""
         return f"s3://{self._bucket}/{self._full(key)}"
-
-    def presign(self, key: str, seconds: int) -> str:
-        """A signed GET."""
-        with self._speaking_plainly(key):
-            return self._client.generate_presigned_url(
-                "get_object", Params={"Bucket": self._bucket, "Key": self._full(key)}, ExpiresIn=seconds
-            )
 
 
 def open_store(prefix: str, *, endpoint: str = "", region: str = "us-east-1") -> ObjectStore:

@@ -18,7 +18,7 @@ from storage import locks
 from storage.cache import Cache
 from storage.database import open_engine, transaction
 from storage.labelers import Labeler, OracleLabeler
-from storage.media import Signer, media_of
+from storage.media import Signer, media_of, webhook_path
 from storage.objects import ObjectStore, open_store
 
 
@@ -71,7 +71,7 @@ class Stores:
 
     def _hook(self, project_id: int) -> tuple[str, str]:
         """Where a project of ours wants to be told of answers, and the token that goes along."""
-        address = f"{self.settings.receiver_url}/webhooks/label-studio/{project_id}"
+        address = f"{self.settings.receiver_url}{webhook_path(project_id)}"
         return address, Signer(self.settings.receiver_secret).webhook_token()
 
 

@@ -19,8 +19,6 @@ from models.plans import LabelPolicy
 from models.states import RequestState
 from storage import campaigns, corpora, labels
 from storage.stores import Stores
-from tasks import features, heads
-from tasks.compute import classifier
 
 
 def items(
@@ -95,6 +93,9 @@ def _predicted(stores: Stores, run: CampaignRun, sample_ids: Sequence[str]) -> d
     """The model's guesses, so that a golden item looks like the others; nothing for what the encoder has not seen."""
     if run.model_id is None:
         return {}
+    from tasks import features, heads  # torch and scikit-learn, which a receiver does without
+    from tasks.compute import classifier
+
     model = stores.db.get_one(ModelVersion, run.model_id)
     ids, vectors = features.of_known(stores, sample_ids, stores.db.get_one(EncoderSpec, run.encoder_id))
     shares: NDArray[np.float32] = classifier.probabilities(heads.load(stores, model), vectors)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import Connection, create_engine, inspect, text
 from sqlmodel import Session, SQLModel, select
 
 from models.corpus import Corpus
@@ -37,49 +37,67 @@ def test_migrations_go_down_to_nothing_and_up_again(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def insert(db: Connection, table: str, **values: object) -> None:
+    names = ", ".join(values)
+    db.execute(text(f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{name}' for name in values)})"), values)
+
+
 def test_batches_from_before_projects_keep_their_project_their_state_and_their_labels(tmp_path: Path) -> None:
     url = url_in(tmp_path)
     open_engine(url).dispose()
     config = alembic_config(url)
     command.downgrade(config, "0003")
     engine = create_engine(url)
-    now = "'2026-01-01'"
+    day = "2026-01-01"
     with engine.begin() as db:
-        db.execute(text(f"INSERT INTO issue VALUES (1, 'i', 'coat', '', '', 'triage', 1, {now})"))
-        db.execute(text(f"INSERT INTO campaign (id, name, issue_id, created_at) VALUES (1, 'c', 1, {now})"))
-        db.execute(text(f"INSERT INTO encoderspec VALUES (1, 'k', 'n', 4, 'w', 'p', {now})"))
-        db.execute(text(f"INSERT INTO sample (id, uri, created_at) VALUES ('s', 'u', {now})"))
-        for run, project, complete in ((1, "7", 1), (2, "7", 0), (3, "", 1)):
-            columns = (
-                "id, campaign_id, key, plan_key, series, round, shards_key, last_shard, encoder_id, issue_version, "
-            )
-            columns += "corpora, policy, condition, state, excluded, scanned, scorer_key, found, created_at"
-            values = f"{run}, 1, 'k{run}', 'p', 1, {run}, '', 1, 1, 1, '[]', '{{}}', '', 'sent', '{{}}', 3, '', '{{}}', {now}"
-            db.execute(text(f"INSERT INTO campaignrun ({columns}) VALUES ({values})"))
-            values = f"{run}, {run}, 'label-studio', '{project}', '[\"a\", \"b\"]', {complete}, NULL, {now}"
-            db.execute(text(f"INSERT INTO labelbatch VALUES ({values})"))
-        columns = "id, run_id, sample_id, rank, score, score_version, nearest_exemplar, similarity, near_duplicates, "
-        columns += "prototype, arm, predicted_class, predicted_probability, state"
-        db.execute(
-            text(
-                f"INSERT INTO candidate ({columns}) VALUES (1, 1, 's', 4, .5, 'v', '', .5, 0, 0, 'exploit', 'a', .9, 'labelled')"
-            )
+        insert(
+            db,
+            "issue",
+            id=1,
+            name="i",
+            class_name="c",
+            slice_where="",
+            description="",
+            state="triage",
+            version=1,
+            created_at=day,
         )
-        db.execute(text("INSERT INTO labelrequest VALUES (1, 1, 1, 'key', '99', 'labelled')"))
-        columns = "sample_id, request_id, state, class_name, source, external_id, annotator, lead_seconds, answered_at"
-        for name, at in (("a", now), ("b", "'2026-01-02'")):
-            db.execute(
-                text(
-                    f"INSERT INTO label ({columns}) VALUES ('s', 1, 'labelled', '{name}', 'label-studio', '5', 'x', 1, {at})"
-                )
-            )
+        insert(db, "campaign", id=1, name="c", issue_id=1, created_at=day)
+        insert(db, "encoderspec", id=1, key="k", name="n", dim=4, weights_sha256="w", preprocessing="p", created_at=day)
+        insert(db, "sample", id="s", uri="u", created_at=day)
+        same = {"campaign_id": 1, "plan_key": "p", "series": 1, "shards_key": "", "last_shard": 1, "encoder_id": 1}
+        same |= {
+            "issue_version": 1,
+            "corpora": "[]",
+            "policy": "{}",
+            "condition": "",
+            "state": "sent",
+            "excluded": "{}",
+        }
+        same |= {"scanned": 3, "scorer_key": "", "found": "{}", "created_at": day}
+        for run, project, complete in ((1, "7", True), (2, "7", False), (3, "", True)):
+            insert(db, "campaignrun", id=run, key=f"k{run}", round=run, **same)
+            told = {"labeler": "label-studio", "project": project, "class_names": '["a", "b"]', "complete": complete}
+            insert(db, "labelbatch", id=run, run_id=run, created_at=day, **told)
+        said = {"score": 0.5, "score_version": "v", "nearest_exemplar": "", "similarity": 0.5, "near_duplicates": 0}
+        said |= {"prototype": 0, "arm": "exploit", "predicted_class": "a", "predicted_probability": 0.9}
+        insert(db, "candidate", id=1, run_id=1, sample_id="s", rank=4, state="labelled", **said)
+        insert(db, "labelrequest", id=1, batch_id=1, candidate_id=1, key="key", external_id="99", state="labelled")
+        for name, at in (("a", day), ("b", "2026-01-02")):
+            told = {
+                "sample_id": "s",
+                "request_id": 1,
+                "state": "labelled",
+                "class_name": name,
+                "source": "label-studio",
+            }
+            insert(db, "label", external_id="5", annotator="x", lead_seconds=1, answered_at=at, **told)
     command.upgrade(config, "head")
     with engine.begin() as db:
         batches = db.execute(text("SELECT project_id, state, announced FROM labelbatch ORDER BY id")).all()
         assert batches == [(1, "complete", "complete"), (1, "open", "open"), (None, "complete", "complete")]
-        assert db.execute(text("SELECT campaign_id, external_id, class_names FROM labelproject")).all() == [
-            (1, "7", '["a", "b"]')
-        ]
+        projects = db.execute(text("SELECT campaign_id, external_id, class_names FROM labelproject")).all()
+        assert projects == [(1, "7", '["a", "b"]')]
         found = db.execute(
             text("SELECT sample_id, position, predicted_class, class_name, external_id FROM labelrequest")
         )
