@@ -23,14 +23,15 @@ from models.errors import DipnetError
 from models.states import RequestState
 from storage import labelstudio_connection
 from storage.labelstudio_server import LabelStudioServer
-from tasks import labeling, routing
 from tests.benchmarks.handoff_annotators import Annotators
 from tests.benchmarks.handoff_checks import Given, Outcome, check_present, check_sent, check_synced
 from tests.benchmarks.handoff_direct import Direct
+from tests.benchmarks.handoff_kills import at_once, kills
+from tests.benchmarks.handoff_worker import send, sync
 from tests.benchmarks.handoff_world import World, living_in, plant, world
 from tests.services.faults import Call, Fault, FaultyWay
 
-__all__ = ["Outcome", "World", "fault_matrix", "living_in", "send", "sync", "world"]
+__all__ = ["Outcome", "World", "at_once", "fault_matrix", "kills", "living_in", "send", "sync", "world"]
 
 REQUESTS = 12
 HASTE = 0.02  # of dipnet's pauses between attempts
@@ -71,17 +72,6 @@ class Ground(NamedTuple):
     folder: Path
     direct: Direct
     way: FaultyWay
-
-
-def send(of: World) -> None:
-    """What run-campaign does with a mined run."""
-    routing.send_batch(routing.prepare_batch(of.run_id, of.plan))
-
-
-def sync(of: World) -> None:
-    """What sync-labels does for one campaign."""
-    for project_id in labeling.projects_to_sync([of.plan.campaign]):
-        labeling.sync_project(project_id)
 
 
 def fault_matrix(server: LabelStudioServer, *, quick: bool = False, on_case: Callable[[str], None] = str) -> Outcome:
@@ -261,9 +251,11 @@ def _answered(ground: Ground) -> tuple[World, Given, dict[str, int]]:
     ground.direct.put(project, [people.tasks[key].data for key in (twice, younger)])
     copy = max(task.id for task in ground.direct.tasks(project) if task.key == younger)
     people.answer(younger, "fox", task=copy)
+    people.answer(younger, "cat", by=colleague, task=copy)
     # Two that differ, and a class that was not offered, are no answer yet.
-    people.states |= {contested: (RequestState.PENDING, ""), stray: (RequestState.PENDING, "")}
-    return of, people.synced(), {contested: 3, stray: 2}
+    asked = {contested: 3, younger: 3, stray: 2}
+    people.states |= dict.fromkeys(asked, (RequestState.PENDING, ""))
+    return of, people.synced(), asked
 
 
 @contextmanager
