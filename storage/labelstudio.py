@@ -11,7 +11,7 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,7 +19,7 @@ import httpx
 from pydantic import SecretStr
 
 from models.errors import Incompatible, Unavailable
-from models.values import Census, Item, ProjectBrief, RequestDraft, Waiting
+from models.values import Census, Item, ProjectBrief, RequestDraft, Settled, Waiting
 from storage.labelstudio_connection import Condition, Connection, attempts, one_line
 from storage.labelstudio_format import (
     CONTROL,
@@ -37,7 +37,6 @@ from storage.media import LOCAL_FILES, TOKEN_HEADER, LocalFiles, Media
 log = logging.getLogger("dipnet")
 
 CHUNK = 1_000  # tasks a request; the server writes them in one transaction
-OVERLAP = timedelta(seconds=60)  # an answer may be committed after a later one was seen
 # `include` also names the fields of what is nested: without `result`, annotations come back as bare ids.
 ANSWER_FIELDS = "data,updated_at,annotations,result,was_cancelled,lead_time,completed_by,created_username"
 COUNT_FIELDS = "data,total_annotations,cancelled_annotations"
@@ -128,17 +127,22 @@ class LabelStudioLabeler:
         project: str,
         *,
         waiting: Mapping[str, Waiting],  # noqa: ARG002
-        since: datetime | None,
+        settled: Settled | None,
     ) -> Iterator[Sequence[Item]]:
-        """Tasks of ours that changed since then, a page at a time; whichever batch they belong to."""
-        if since is None:
-            ways = [[ANSWERED], [SKIPPED]]
-        else:
-            moment = (since - OVERLAP).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            ways = [[("updated_at", "greater_or_equal", "Datetime", moment)]]
+        """Tasks of ours that changed, a page at a time; whichever batch they belong to."""
+        ways: list[list[Condition]] = [[ANSWERED], [SKIPPED]]
+        if settled is not None:
+            late = not self._counts(project, settled)
+            ways = [[_moment(settled.since, "greater_or_equal") if late else _moment(settled.until, "greater")]]
         for conditions in ways:
             for page in self._server.pages(project, include=ANSWER_FIELDS, conditions=conditions):
                 yield [item_of(task) for task in page if key_of(task)]
+
+    def _counts(self, project: str, settled: Settled) -> bool:
+        """Whether there are as many changed tasks within as are stored."""
+        within = [OURS, _moment(settled.since, "greater_or_equal"), _moment(settled.until, "less_or_equal")]
+        found = [self._server.count(project, kind, *within)[0] for kind in (ANSWERED, SKIPPED)]
+        return found == [settled.answered, settled.skipped]
 
     def census(self, project: str) -> Census:
         """Three quick counts."""
@@ -361,6 +365,10 @@ class LabelStudioLabeler:
         if versions:
             number = int(project)
             self._server.read(lambda client: client.projects.update(number, model_version=versions[-1]))
+
+
+def _moment(at: datetime, operator: str) -> Condition:
+    return ("updated_at", operator, "Datetime", at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
 
 
 def _chunks(drafts: Sequence[RequestDraft]) -> Iterable[Sequence[RequestDraft]]:
