@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from sqlalchemy import bindparam, update
 from sqlalchemy.sql.selectable import Select
 from sqlmodel import Session, col, func, select
 
@@ -13,7 +14,7 @@ from models.campaign import Campaign, CampaignRun, Candidate
 from models.corpus import Corpus, Sample
 from models.errors import NotFound
 from models.labeling import Label, LabelBatch, LabelProject, LabelRequest
-from models.states import BatchState, CampaignState, RequestState
+from models.states import BatchState, CampaignState, CandidateState, RequestState
 from models.values import Settled, Waiting
 
 UNUSABLE = (BatchState.QUARANTINED, BatchState.REJECTED)
@@ -95,6 +96,25 @@ def requests_by_key(db: Session, *, project_id: int, keys: Sequence[str]) -> dic
     for some in _pieces(list(keys)):
         found |= {one.key: one for one in db.exec(query.where(col(LabelRequest.key).in_(some))).all()}
     return found
+
+
+def keys_of(db: Session, *, batch_id: int) -> dict[str, int | None]:
+    """Candidates of a batch's requests by key; None for golden items."""
+    query = select(LabelRequest.key, LabelRequest.candidate_id).where(LabelRequest.batch_id == batch_id)
+    return dict(db.exec(query).all())
+
+
+def note_sent(db: Session, *, batch_id: int, external: Mapping[str, str]) -> None:
+    """Write down what the labeller calls a batch's requests; their candidates, accepted or unsorted before, are sent."""
+    this_one = (col(LabelRequest.batch_id) == batch_id) & (col(LabelRequest.key) == bindparam("of"))
+    statement = update(LabelRequest).where(this_one).values(external_id=bindparam("called"))
+    db.connection().execute(statement, [{"of": key, "called": name} for key, name in external.items()])
+    asked = select(LabelRequest.candidate_id).where(LabelRequest.batch_id == batch_id)
+    asked = asked.where(col(LabelRequest.candidate_id).is_not(None))
+    unsent = [state for state in CandidateState if state in ("unsorted", "accepted")]
+    moved = update(Candidate).where(col(Candidate.id).in_(asked), col(Candidate.state).in_(unsent))
+    db.connection().execute(moved.values(state=CandidateState.SENT))
+    db.expire_all()
 
 
 def requests_by_id(db: Session, *, ids: Sequence[int]) -> list[LabelRequest]:

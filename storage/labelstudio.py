@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from models.errors import Incompatible, Unavailable
 from models.values import Census, Item, ProjectBrief, RequestDraft, Settled, Waiting
-from storage.labelstudio_connection import Condition, Connection, attempts, one_line
+from storage.labelstudio_connection import Condition, Connection, Task, attempts, one_line
 from storage.labelstudio_format import (
     CONTROL,
     KEY,
@@ -157,15 +157,15 @@ class LabelStudioLabeler:
     def present(self, project: str) -> dict[str, list[str]]:
         """Task ids by our key; several where an import doubled, the oldest first."""
         held: dict[str, list[str]] = defaultdict(list)
-        for page in self._server.pages(project, include="data", conditions=[OURS]):
+        for page in self._server.pages(project, include="data", conditions=[OURS], size=2_000):
             for task in page:
                 if key_of(task):
-                    held[key_of(task)].append(str(task.id))
+                    held[key_of(task)].append(str(task["id"]))
         return dict(held)
 
     def tidy(self, project: str, keys: Sequence[str]) -> int:
         """Delete tasks that are there twice and that nobody answered; the answered, else the oldest, stays."""
-        wanted, copies = set(keys), defaultdict[str, list[Any]](list)
+        wanted, copies = set(keys), defaultdict[str, list[Task]](list)
         for page in self._server.pages(project, include=COUNT_FIELDS, conditions=[OURS]):
             for task in page:
                 if key_of(task) in wanted:
@@ -205,7 +205,7 @@ class LabelStudioLabeler:
             ("cancelled_annotations", "equal", "Number", 0),
         ]
         pages = self._server.pages(project, include="data", conditions=nobody)
-        return [(str(task.id), str(task.data["sample_id"])) for page in pages for task in page if key_of(task)]
+        return [(str(task["id"]), str(task["data"]["sample_id"])) for page in pages for task in page if key_of(task)]
 
     def submit(self, task_id: str, class_name: str, lead_seconds: float) -> None:
         """Answer a task as an annotator would. Twice is once: Label Studio refuses a second annotation of the same id."""
@@ -301,13 +301,13 @@ class LabelStudioLabeler:
             except ApiError as error:
                 log.warning("Label Studio takes no webhook (HTTP %s); answers come by polling", error.status_code)
 
-    def _keep_one(self, tasks: Sequence[Any]) -> int:
+    def _keep_one(self, tasks: Sequence[Task]) -> int:
         """Delete the spare ones of a doubled task; return how many could not be."""
-        answered = [task for task in tasks if task.total_annotations or task.cancelled_annotations]
+        answered = [task for task in tasks if task["total_annotations"] or task["cancelled_annotations"]]
         spare = [task for task in tasks if task not in answered]
         left = len(answered) or 1
-        for task in spare if answered else sorted(spare, key=lambda task: int(task.id))[1:]:
-            left += not self._delete_unanswered(str(task.id))
+        for task in spare if answered else sorted(spare, key=lambda task: int(task["id"]))[1:]:
+            left += not self._delete_unanswered(str(task["id"]))
         return left - 1
 
     def _delete_unanswered(self, task: str) -> bool:

@@ -127,8 +127,8 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_labelrequest_sample_id"))
         batch_op.drop_constraint(batch_op.f("fk_labelrequest_sample_id"), type_="foreignkey")
         for column in (
-            "changed_at", "stale", "gone", "class_names", "confidence", "predicted_probability", "opinions", "position", "class_name",
-            "predicted_class", "expected", "sample_id",
+            "changed_at", "stale", "gone", "class_names", "confidence", "predicted_probability", "opinions", "position",
+            "class_name", "predicted_class", "expected", "sample_id",
         ):  # fmt: skip
             batch_op.drop_column(column)
         batch_op.alter_column("candidate_id", existing_type=sa.Integer(), nullable=False)
