@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, update
+from sqlalchemy import bindparam, delete, insert, update
 from sqlalchemy.sql.selectable import Select
 from sqlmodel import Session, col, func, select
 
@@ -96,6 +96,45 @@ def requests_by_key(db: Session, *, project_id: int, keys: Sequence[str]) -> dic
     for some in _pieces(list(keys)):
         found |= {one.key: one for one in db.exec(query.where(col(LabelRequest.key).in_(some))).all()}
     return found
+
+
+class Draft(NamedTuple):
+    """What is sent of a request, as plain columns."""
+
+    key: str
+    sample_id: str
+    uri: str
+    priority: int
+    predicted_class: str
+    predicted_probability: float
+
+
+def drafts_of(db: Session, *, run_id: int, pending: bool) -> list[Draft]:
+    """A run's requests in their order, or those alone that were sent and wait."""
+    asked = LabelRequest
+    query = (
+        select(
+            asked.key, asked.sample_id, Sample.uri, asked.position, asked.predicted_class, asked.predicted_probability
+        )  # type: ignore[call-overload]
+        .join(Sample, col(Sample.id) == asked.sample_id)
+        .join(LabelBatch, col(LabelBatch.id) == asked.batch_id)
+        .where(LabelBatch.run_id == run_id)
+        .order_by(col(asked.position))
+    )
+    if pending:
+        query = query.where(asked.state == RequestState.PENDING, asked.external_id != "")
+    return [Draft(*row) for row in db.exec(query).all()]
+
+
+def add_requests(db: Session, *, rows: Sequence[dict[str, Any]]) -> None:
+    """Add requests, all columns of each but the id."""
+    db.connection().execute(insert(LabelRequest), list(rows))
+
+
+def drop_requests(db: Session, *, keys: Sequence[str]) -> None:
+    """Forget requests that were never sent."""
+    for some in _pieces(list(keys)):
+        db.connection().execute(delete(LabelRequest).where(col(LabelRequest.key).in_(some)))
 
 
 def keys_of(db: Session, *, batch_id: int) -> dict[str, int | None]:

@@ -101,13 +101,12 @@ def _renew_links(project_id: int, labeler: Labeler) -> None:
         drafts: dict[str, RequestDraft] = {}
         for batch in labels.batches_of(stores.db, project_id=project_id):
             run = stores.db.get_one(CampaignRun, batch.run_id)
-            requests = labels.requests_of(stores.db, batch_id=batch.id or 0) if batch.state is BatchState.OPEN else []
-            pending = [one for one in requests if one.state is RequestState.PENDING and one.external_id]
-            ids = {one.key: one.external_id for one in pending}
-            drafts |= {ids[draft.key]: draft for draft in drafts_of(stores, run, pending)}
+            if batch.state is BatchState.OPEN:
+                drafts |= {draft.key: draft for draft in drafts_of(stores, run, pending=True)}
         brief = brief_of(stores, project)
     labeler.open_project(brief, known=project.external_id)
-    labeler.renew_links(project.external_id, drafts)
+    there = labeler.present(project.external_id)
+    labeler.renew_links(project.external_id, {name: drafts[key] for key in drafts for name in there.get(key, [])})
     with open_stores() as stores:
         project = labels.get_project(stores.db, project_id=project_id)
         project.media_until = labeler.links_until
@@ -176,7 +175,7 @@ def _store(stores: Stores, project: LabelProject, items: Sequence[Item]) -> Coun
             label for name, label in stored.items() if name not in there and label.state is not RequestState.DELETED
         ]
         stores.db.add_all(_withdrawn(label) for label in gone)
-        request.changed_at = item.changed_at
+        request.changed_at, request.external_id = item.changed_at, item.external_id
         if fresh or gone:
             request.stale = True
             new[request.batch_id] += len(fresh) + len(gone)

@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from models.campaign import Campaign, CampaignRun, Candidate, Issue
+from models.campaign import Campaign, CampaignRun, Issue
 from models.errors import BadInput, Incompatible
 from models.labeling import LabelBatch, LabelProject, LabelRequest
 from models.learning import ModelVersion
 from models.plans import CampaignPlan, LabelPolicy, SelectionPolicy
 from models.states import BatchState, CandidateState, IssueState, RunState, move
 from models.values import Example, ProjectBrief, RequestDraft, Sent
-from storage import campaigns, corpora, labels
+from storage import campaigns, labels
+from storage.campaigns import Choice
 from storage.labelers import Labeler
 from storage.labelstudio_format import SHOWN_EXEMPLARS
 from storage.stores import Stores, alone, open_stores
@@ -27,7 +28,7 @@ NOTHING = "nothing is left to ask: all was discarded, labelled or sent elsewhere
 class Wanted(NamedTuple):
     """What of a run is to be asked, and how many of its candidates are not wanted any more, by reason."""
 
-    candidates: list[Candidate]
+    candidates: list[Choice]
     unwanted: dict[str, int]
 
 
@@ -125,21 +126,13 @@ def brief_of(stores: Stores, project: LabelProject) -> ProjectBrief:
     )
 
 
-def drafts_of(stores: Stores, run: CampaignRun, requests: Sequence[LabelRequest]) -> list[RequestDraft]:
-    """Requests as a labeller gets them. Nothing in them tells a golden item from another one."""
-    samples = corpora.known_samples(stores.db, ids=[request.sample_id for request in requests])
+def drafts_of(stores: Stores, run: CampaignRun, *, pending: bool = False) -> list[RequestDraft]:
+    """A run's requests as a labeller gets them; with `pending`, those that wait alone. Golden items look like the others."""
     model = stores.db.get_one(ModelVersion, run.model_id) if run.model_id else None
+    version = f"{model.name}-{model.weights_sha256[:8]}" if model else ""
     return [
-        RequestDraft(
-            key=request.key,
-            uri=samples[request.sample_id].uri,
-            sample_id=request.sample_id,
-            priority=request.position,
-            predicted_class=request.predicted_class,
-            predicted_probability=request.predicted_probability,
-            model_version=f"{model.name}-{model.weights_sha256[:8]}" if model else "",
-        )
-        for request in requests
+        RequestDraft(**row._asdict(), model_version=version)
+        for row in labels.drafts_of(stores.db, run_id=run.id or 0, pending=pending)
     ]
 
 
@@ -182,7 +175,7 @@ def _open(project: LabelProject) -> LabelProject:
 
 def _asked(stores: Stores, run: CampaignRun, policy: LabelPolicy) -> Wanted:
     """Candidates to ask about. Raises BadInput where an engineer is to accept some first."""
-    found = _still_wanted(stores, run, campaigns.candidates_of(stores.db, run_id=run.id or 0))
+    found = _still_wanted(stores, run, campaigns.choices_of(stores.db, run_id=run.id or 0))
     if policy.accept == "auto":
         return found
     accepted = [candidate for candidate in found.candidates if candidate.state is CandidateState.ACCEPTED]
@@ -194,7 +187,7 @@ def _asked(stores: Stores, run: CampaignRun, policy: LabelPolicy) -> Wanted:
     return Wanted(accepted, found.unwanted)
 
 
-def _still_wanted(stores: Stores, run: CampaignRun, candidates: Sequence[Candidate]) -> Wanted:
+def _still_wanted(stores: Stores, run: CampaignRun, candidates: Sequence[Choice]) -> Wanted:
     """Candidates that nobody discarded, labelled or sent elsewhere since; how many are of the last two kinds."""
     labelled = labels.labelled_samples(stores.db)
     policy = SelectionPolicy.model_validate(run.policy)
@@ -234,23 +227,25 @@ def _add_batch(
     _count(stores, run, wanted.unwanted)
     if project is None:
         return batch
-    requests = [
-        LabelRequest(
-            batch_id=batch.id or 0,
-            candidate_id=candidate.id,
-            sample_id=candidate.sample_id,
-            key=key_of(run, candidate.sample_id),
-            predicted_class=candidate.predicted_class,
-            predicted_probability=candidate.predicted_probability,
-            opinions=policy.opinions,
-        )
-        for candidate in wanted.candidates
+    blank = LabelRequest(batch_id=batch.id or 0, sample_id="", key="", opinions=policy.opinions).model_dump(
+        exclude={"id"}
+    )
+    asked = [
+        blank
+        | {
+            "candidate_id": one.id,
+            "sample_id": one.sample_id,
+            "key": key_of(run, one.sample_id),
+            "predicted_class": one.predicted_class,
+            "predicted_probability": one.predicted_probability,
+        }
+        for one in wanted.candidates
     ]
-    known = golden.items(stores, run, batch, project.class_names, asked=len(requests))
-    for position, request in enumerate(golden.mixed(requests, known, seed=run.key)):
-        request.position = position
-        stores.db.add(request)
-    stores.db.flush()
+    known = [
+        blank | told for told in golden.items(stores, run, policy, project.class_names, asked=len(wanted.candidates))
+    ]
+    mixed = golden.mixed(asked, known, seed=run.key)
+    labels.add_requests(stores.db, rows=[row | {"position": place} for place, row in enumerate(mixed)])
     return batch
 
 
@@ -271,7 +266,7 @@ def _unwanted(stores: Stores, batch_id: int) -> set[str]:
         return set()
     keys = labels.keys_of(stores.db, batch_id=batch_id)
     still = {
-        one.id for one in _still_wanted(stores, run, campaigns.candidates_of(stores.db, run_id=batch.run_id)).candidates
+        one.id for one in _still_wanted(stores, run, campaigns.choices_of(stores.db, run_id=batch.run_id)).candidates
     }
     unwanted = {key for key, candidate_id in keys.items() if candidate_id is not None and candidate_id not in still}
     asked = any(candidate_id is not None and key not in unwanted for key, candidate_id in keys.items())
@@ -285,19 +280,18 @@ def _what_to_send(stores: Stores, batch_id: int, *, drop: set[str]) -> list[Requ
     if run.state is not RunState.MINED:
         return []
     campaigns.require_sendable(stores.db, run=run)
-    requests = labels.requests_of(stores.db, batch_id=batch_id)
-    dropped = [request for request in requests if request.key in drop]
-    kept = [request for request in requests if request.key not in drop]
-    candidates = labels.candidates_of(stores.db, requests=dropped)
-    _count(stores, run, _still_wanted(stores, run, list(candidates.values())).unwanted)
-    for request in dropped:
-        stores.db.delete(request)
-    if not kept:
+    if drop:
+        dropped = {labels.keys_of(stores.db, batch_id=batch_id)[key] for key in drop}
+        gone = [one for one in campaigns.choices_of(stores.db, run_id=batch.run_id) if one.id in dropped]
+        _count(stores, run, _still_wanted(stores, run, gone).unwanted)
+        labels.drop_requests(stores.db, keys=sorted(drop))
+    drafts = drafts_of(stores, run)
+    if not drafts:
         run.state = move(move(run.state, RunState.SENT), RunState.LABELLED)
         batch.state = batch.announced = move(batch.state, BatchState.COMPLETE)
         stores.db.add_all([run, batch])
     stores.db.flush()
-    return drafts_of(stores, run, kept)
+    return drafts
 
 
 def _note_sent(stores: Stores, batch_id: int, external: dict[str, str], labeler: Labeler) -> None:
