@@ -102,21 +102,23 @@ class LabelStudioLabeler:
         links = {draft.key: self._media.of_request(draft.key, draft.uri) for draft in wanted.values()}
         self._serve_files(project, list(links.values()))
         fresh: dict[str, str] = {}  # what the server took: it is waited for, never sent again
-        for may_be_lost in attempts():
-            held = self.present(project)
-            missing = [draft for key, draft in wanted.items() if key not in held]
-            if not missing:
-                break
-            with may_be_lost:
-                self._import(project, [draft for draft in missing if draft.key not in fresh], links, fresh)
-                if self._is_all_there(project, before=held, fresh=fresh):
-                    held |= {key: [task] for key, task in fresh.items()}
+        with self._server.plainly() as client:
+            for may_be_lost in attempts():
+                held = self.present(project)
+                missing = [draft for key, draft in wanted.items() if key not in held]
+                if not missing:
                     break
-        else:
-            raise Unavailable(
-                f"Label Studio at {self._server.url} still lacks {len(missing)} of {len(wanted)} label requests; "
-                "look at its log, then run again: what is there is not sent twice"
-            )
+                with may_be_lost:
+                    for chunk in _chunks([draft for draft in missing if draft.key not in fresh]):
+                        fresh |= self._import(client, project, chunk, links)
+                    if self._is_all_there(project, before=held, fresh=fresh):
+                        held |= {key: [task] for key, task in fresh.items()}
+                        break
+            else:
+                raise Unavailable(
+                    f"Label Studio at {self._server.url} still lacks {len(missing)} of {len(wanted)} label requests; "
+                    "look at its log, then run again: what is there is not sent twice"
+                )
         if any(len(held[key]) > 1 for key in wanted):
             self.tidy(project, list(wanted))
             held = self.present(project)
@@ -124,16 +126,13 @@ class LabelStudioLabeler:
         return {key: held[key][0] for key in wanted}
 
     def _import(
-        self, project: str, drafts: Sequence[RequestDraft], links: Mapping[str, str], fresh: dict[str, str]
-    ) -> None:
-        """Import drafts, some at a time; what the server says that it took goes into `fresh`, with its task id."""
-        with self._server.plainly() as client:
-            for chunk in _chunks(drafts):
-                tasks = [task_of(draft, links[draft.key]) for draft in chunk]
-                took = client.projects.import_tasks(int(project), request=tasks, return_task_ids=True)
-                names = [draft.key for draft in chunk]
-                ids = getattr(took, "task_ids", None) or [""] * len(names)  # the SDK's model does not know the field
-                fresh |= dict(zip(names, map(str, ids), strict=True))
+        self, client: Any, project: str, drafts: Sequence[RequestDraft], links: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Import drafts by one request; by key the task ids that the server made, '' where it does not say."""
+        tasks = [task_of(draft, links[draft.key]) for draft in drafts]
+        took = client.projects.import_tasks(int(project), request=tasks, return_task_ids=True)
+        ids = getattr(took, "task_ids", None) or [""] * len(tasks)  # the SDK's model does not know the field
+        return dict(zip([draft.key for draft in drafts], map(str, ids), strict=True))
 
     def _is_all_there(self, project: str, *, before: Mapping[str, Sequence[str]], fresh: Mapping[str, str]) -> bool:
         """Whether the project holds exactly what it held and what it took, and the order of its task ids is that of ours.
