@@ -100,7 +100,8 @@ def _renew_links(project_id: int, labeler: Labeler) -> None:
         drafts: dict[str, RequestDraft] = {}
         for batch in labels.batches_of(stores.db, project_id=project_id):
             run = stores.db.get_one(CampaignRun, batch.run_id)
-            requests = labels.requests_of(stores.db, batch_id=batch.id or 0) if batch.state is BatchState.OPEN else []
+            requests = labels.requests_of(stores.db, batch_id=batch.id or 0)
+            # Of a complete batch too: late answers count, and a withdrawn one waits again.
             pending = [one for one in requests if one.state is RequestState.PENDING and one.external_id]
             ids = {one.key: one.external_id for one in pending}
             drafts |= {ids[draft.key]: draft for draft in drafts_of(stores, run, pending)}
