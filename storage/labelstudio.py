@@ -170,9 +170,10 @@ class LabelStudioLabeler:
         return sum(self._keep_one(tasks) for tasks in doubled)
 
     def ask_again(self, project: str, opinions: Mapping[str, int]) -> None:  # noqa: ARG002
-        """Raise the overlap of tasks."""
+        """Raise the overlap of tasks, and open them again: Label Studio offers none that it once called labelled."""
         for task, wanted in opinions.items():
-            self._server.read(lambda client, task=task, wanted=wanted: client.tasks.update(task, overlap=wanted))  # type: ignore[misc]
+            again = {"overlap": wanted, "is_labeled": False}
+            self._server.read(lambda client, task=task, again=again: client.tasks.update(task, **again))  # type: ignore[misc]
 
     def renew_links(self, project: str, drafts: Mapping[str, RequestDraft]) -> None:
         """Write the tasks' data anew, with a fresh link; twice is once."""

@@ -12,7 +12,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from playwright.sync_api import Browser, Error, Page, Response, sync_playwright
+from playwright.sync_api import Browser, Error, Page, Response, StorageState, expect, sync_playwright
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,10 +53,20 @@ def act(method: Callable[Concatenate[Annotator, P], R]) -> Callable[Concatenate[
 class Annotator:
     """One person in a browser of their own, at one server."""
 
-    def __init__(self, browser: Browser, url: str, pictures: Path) -> None:
+    def __init__(self, browser: Browser, url: str, pictures: Path, *, session: StorageState | None = None) -> None:
         self.url, self.pictures = url, pictures
-        self.page: Page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
-        self.page.set_default_timeout(PATIENCE_MS)
+        context = browser.new_context(viewport={"width": 1400, "height": 1000}, storage_state=session)
+        context.set_default_timeout(PATIENCE_MS)
+        self.page: Page = context.new_page()
+
+    @property
+    def session(self) -> StorageState:
+        """What makes another browser signed in as well."""
+        return self.page.context.storage_state()
+
+    def leave(self) -> None:
+        """Close the browser's windows."""
+        self.page.context.close()
 
     @act
     def sign_in(self, email: str, password: str) -> None:
@@ -68,12 +78,13 @@ class Annotator:
     def sign_up(self, invitation: str, email: str, password: str) -> None:
         """By an invitation's path; the only way in, where signing up without a link is switched off."""
         self.page.goto(self.url + invitation)
-        self.page.locator("#allow_newsletters_visual").uncheck()
+        self.page.get_by_text("Get the latest news").click()  # no, thank you
         self._fill_in("Create Account", {"email": email, "password": password})
 
     @act
     def invite(self) -> str:
-        """The path of a link by which others may sign up, as the Organization page shows it."""
+        """The path of a link by which others may sign up, which the Organization page shows."""
+        self.page.goto(self.url)
         path: str = self.page.evaluate("fetch('/api/invite').then(answer => answer.json())")["invite_url"]
         return path
 
@@ -83,12 +94,12 @@ class Annotator:
         self.page.goto(f"{self.url}/projects/{project}/data")
         self.page.get_by_role("button", name="Label All Tasks").click()
         self.page.get_by_role("button", name="Close modal").wait_for()
+        self.page.wait_for_load_state("networkidle")  # what is ticked earlier than that is forgotten
 
     @act
     def read_instructions(self) -> tuple[str, list[int]]:
         """Their words, and the width of each picture once it is loaded (0: it does not load); close them."""
         box = self.page.locator(".lsf-modal-ls__body")
-        self.page.wait_for_load_state("networkidle")
         widths = box.locator("img").evaluate_all("all => all.map(image => image.naturalWidth)")
         words = box.inner_text()
         self.close_instructions()
@@ -124,7 +135,10 @@ class Annotator:
     @act
     def tick(self, class_name: str) -> None:
         """Choose a class; one that is chosen is so no more."""
-        self.page.locator(f"{CHOICES} input[name='{class_name}']").click(force=True)
+        box = self.page.locator(f"{CHOICES} input[name='{class_name}']")
+        wanted = not box.is_checked()
+        box.click(force=True)
+        expect(box).to_be_checked(checked=wanted)
 
     @act
     def submit(self) -> str:

@@ -1,14 +1,19 @@
 """A person answers in a browser, in a real Label Studio, what dipnet sent; dipnet reads each answer as it was meant."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
-from playwright.sync_api import Browser
+from fastapi import FastAPI
+from playwright.sync_api import Browser, StorageState
 from sqlmodel import col, select
 
+from deploy.receiver import make_app
 from models.labeling import Label, LabelRequest
 from models.plans import CampaignPlan, IngestPlan, LabelPolicy, RetrainPlan, SelectionPolicy
 from models.states import BatchState, RequestState
@@ -24,6 +29,7 @@ pytestmark = pytest.mark.skipif(
 )
 Draw = Callable[..., Path]
 CLASSES = {"bar", "square"}
+DAY_SECONDS = 86_400
 LOOSE = {"near_duplicate_cosine": 1.0, "leak_cosine": 1.0}  # drawings of two shapes are all alike to a CLIP
 
 
@@ -33,12 +39,38 @@ def browser() -> Iterator[Browser]:
         yield opened
 
 
-@pytest.fixture
-def owner(browser: Browser, label_studio: LabelStudioServer, tmp_path: Path) -> Annotator:
-    """Who set the server up, signed in."""
-    person = Annotator(browser, label_studio.url, tmp_path)
+@pytest.fixture(scope="module")
+def session(
+    browser: Browser, label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory
+) -> StorageState:
+    """The owner's, who signed in once."""
+    person = Annotator(browser, label_studio.url, tmp_path_factory.mktemp("owner"))
     person.sign_in(label_studio.email, label_studio.password.get_secret_value())
-    return person
+    found = person.session
+    person.leave()
+    return found
+
+
+@pytest.fixture
+def owner(
+    browser: Browser, label_studio: LabelStudioServer, session: StorageState, tmp_path: Path
+) -> Iterator[Annotator]:
+    """Who set the server up, signed in."""
+    person = Annotator(browser, label_studio.url, tmp_path, session=session)
+    yield person
+    person.leave()
+
+
+@pytest.fixture
+def newcomers(browser: Browser, owner: Annotator, tmp_path: Path) -> Iterator[list[Annotator]]:
+    """Two whom the owner invited, and who signed up."""
+    people = []
+    for name in ("second", "third"):
+        people.append(Annotator(browser, owner.url, tmp_path))
+        people[-1].sign_up(owner.invite(), f"{name}-{uuid4().hex[:8]}@example.org", uuid4().hex)
+    yield people
+    for person in people:
+        person.leave()
 
 
 @pytest.fixture
@@ -103,6 +135,20 @@ def told(row: Synced) -> tuple[int, dict[str, int]]:
 def other_than(class_name: str) -> str:
     (other,) = CLASSES - {class_name}
     return other
+
+
+def link_to_image(server: LabelStudioServer, task: str) -> str:
+    """What Label Studio gives a browser as the address of a task's image."""
+    headers = {"Authorization": f"Token {server.token.get_secret_value()}"}
+    found = httpx.get(f"{server.url}/api/tasks/{task}", headers=headers).raise_for_status()
+    return str(found.json()["data"]["image"])
+
+
+def wait_until_refused(link: str) -> None:
+    deadline = time.monotonic() + 30
+    while httpx.get(link).status_code != 403:
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
 
 
 def test_whatever_an_annotator_does_is_read_as_it_was_meant(
@@ -177,3 +223,76 @@ def test_whatever_an_annotator_does_is_read_as_it_was_meant(
     assert told(row) == (2, {"labelled": 3, "skipped": 1, "empty": 1, "deleted": 1})
     assert (row.state, row.complete, row.rejected, row.foreign) == (BatchState.COMPLETE, True, 0, 0)
     assert (labeling.announce(), labeling.announce()) == (1, 0)
+
+
+def test_several_classes_are_ticked_and_come_back_together(owner: Annotator, images: Path) -> None:
+    sent = send(1, choice="multiple")
+    owner.begin(sent.project)
+    owner.close_instructions()
+    (guessed,) = owner.ticked()
+    owner.tick(other_than(guessed))
+    assert owner.ticked() == CLASSES
+    task = owner.submit()
+    row = sync()
+    assert (told(row), row.rejected, row.complete) == ((1, {"labelled": 1}), 0, True)
+    assert (request_of(task).class_name, set(request_of(task).class_names)) == ("", CLASSES)
+
+
+def test_two_who_differ_are_followed_by_a_third_who_decides(
+    owner: Annotator, newcomers: list[Annotator], images: Path
+) -> None:
+    second, third = newcomers
+    sent = send(1, opinions=2, most_opinions=3)
+    owner.begin(sent.project)
+    owner.close_instructions()
+    (guessed,) = owner.ticked()
+    task = owner.submit()
+    assert told(sync()) == (1, {"pending": 1})
+
+    second.begin(sent.project)
+    second.close_instructions()
+    assert second.ticked() == {guessed}
+    second.tick(other_than(guessed))
+    assert second.submit() == task
+    assert told(sync()) == (1, {"pending": 1})
+    assert request_of(task).opinions == 3
+
+    third.begin(sent.project)
+    third.close_instructions()
+    third.tick(other_than(guessed))
+    assert third.submit() == task
+    row = sync()
+    assert (told(row), row.complete) == ((1, {"labelled": 1}), True)
+    assert request_of(task).class_name == other_than(guessed)
+    assert len({label.annotator for label in versions(task)}) == 3
+
+
+def test_a_link_that_expired_is_renewed_and_the_image_shows_again(
+    owner: Annotator,
+    images: Path,
+    label_studio: LabelStudioServer,
+    listening: Callable[[FastAPI], AbstractContextManager[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DIPNET_RECEIVER_SECRET", "0123456789abcdef" * 4)
+    with listening(make_app(sync=lambda _: None)) as url:
+        monkeypatch.setenv("DIPNET_RECEIVER_URL", url)
+        monkeypatch.setenv("DIPNET_MEDIA_DAYS", str(2 / DAY_SECONDS))
+        sent = send(1)
+        with open_stores() as stores:
+            task = stores.db.exec(select(LabelRequest.external_id)).one()
+        wait_until_refused(old := link_to_image(label_studio, task))
+
+        owner.begin(sent.project)
+        assert owner.read_instructions()[1] == [0, 0, 0]
+        assert "issue loading URL" in owner.read_complaint()
+
+        monkeypatch.setenv("DIPNET_MEDIA_DAYS", "30")
+        assert told(sync()) == (0, {"pending": 1})
+        assert link_to_image(label_studio, task) != old
+        assert httpx.get(old).status_code == 403
+        owner.begin(sent.project)
+        assert owner.read_instructions()[1] == [28, 28, 28]
+        assert fingerprint(owner.look()) == request_of(task).sample_id
+        assert owner.submit() == task
+        assert sync().complete
