@@ -13,14 +13,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 import httpx
 from pydantic import SecretStr
 
 from models.errors import Incompatible, Unavailable
 from models.values import Census, Item, ProjectBrief, RequestDraft, Settled, Waiting
-from storage.labelstudio_connection import Condition, Connection, Task, attempts, one_line
+from storage.labelstudio_connection import Condition, Connection, Task, attempts
+from storage.labelstudio_files import serve_files
 from storage.labelstudio_format import (
     CONTROL,
     KEY,
@@ -32,7 +32,7 @@ from storage.labelstudio_format import (
     label_config,
     task_of,
 )
-from storage.media import LOCAL_FILES, TOKEN_HEADER, LocalFiles, Media
+from storage.media import TOKEN_HEADER, Media
 
 log = logging.getLogger("dipnet")
 
@@ -100,7 +100,7 @@ class LabelStudioLabeler:
         """Import what the project does not hold yet, by our key; return {key: task id} for all drafts."""
         wanted = {draft.key: draft for draft in sorted(drafts, key=lambda draft: draft.priority)}
         links = {draft.key: self._media.of_request(draft.key, draft.uri) for draft in wanted.values()}
-        self._serve_files(project, list(links.values()))
+        serve_files(self._server, self._media, project, list(links.values()))
         fresh: dict[str, str] = {}  # what the server took: it is waited for, never sent again
         with self._server.plainly() as client:
             for may_be_lost in attempts():
@@ -200,9 +200,10 @@ class LabelStudioLabeler:
         return sum(self._keep_one(tasks) for tasks in doubled)
 
     def ask_again(self, project: str, opinions: Mapping[str, int]) -> None:  # noqa: ARG002
-        """Raise the overlap of tasks."""
+        """Raise the overlap of tasks, and open them again: Label Studio offers none that it once called labelled."""
         for task, wanted in opinions.items():
-            self._server.read(lambda client, task=task, wanted=wanted: client.tasks.update(task, overlap=wanted))  # type: ignore[misc]
+            again = {"overlap": wanted, "is_labeled": False}
+            self._server.read(lambda client, task=task, again=again: client.tasks.update(task, **again))  # type: ignore[misc]
 
     def renew_links(self, project: str, drafts: Mapping[str, RequestDraft]) -> None:
         """Write the tasks' data anew, with a fresh link; twice is once."""
@@ -278,7 +279,7 @@ class LabelStudioLabeler:
     def _bring_up(self, project: int, title: str, brief: ProjectBrief) -> None:
         """Offer classes that are new, show the instructions as they are now, and ask to be told of answers."""
         links = {one.sample_id: self._media.of_example(brief.id, one.sample_id, one.uri) for one in brief.examples}
-        self._serve_files(str(project), list(links.values()))
+        serve_files(self._server, self._media, str(project), list(links.values()))
         # Label Studio serves what it serves itself under its own address, and a relative link would lead elsewhere.
         shown = {name: self._server.url + link if link.startswith("/") else link for name, link in links.items()}
         found = self._server.read(lambda client: client.projects.get(project))
@@ -351,39 +352,6 @@ class LabelStudioLabeler:
             return True
 
         return self._server.read(ask)
-
-    def _serve_files(self, project: str, media: Sequence[str]) -> None:
-        """Register the folders of local files with the project, and make sure that the first file is shown."""
-        local = [link.removeprefix(LOCAL_FILES) for link in media if link.startswith(LOCAL_FILES)]
-        root = self._media.root if isinstance(self._media, LocalFiles) else None
-        if root is None or not local:
-            return
-        from label_studio_sdk.core.api_error import ApiError
-
-        number = int(project)
-        held = {one.path for one in self._server.read(lambda client: client.import_storage.local.list(project=number))}
-        with self._server.plainly() as client:
-            for folder in sorted({str(root / unquote(link).partition("/")[0]) for link in local} - held):
-                try:
-                    # The filter matches nothing: a click on Sync adds no tasks of its own.
-                    client.import_storage.local.create(
-                        project=number, title="dipnet", path=folder, use_blob_urls=True, regex_filter="(?!)"
-                    )
-                except ApiError as error:
-                    if error.status_code != 400:
-                        raise
-                    raise self._not_served(one_line((error.body or {}).get("validation_errors"))) from None
-        status = self._server.status_of(LOCAL_FILES + local[0])
-        if status != 200:
-            raise self._not_served(f"HTTP {status} for {LOCAL_FILES}{local[0]}")
-
-    def _not_served(self, why: str) -> Unavailable:
-        root = self._media.root if isinstance(self._media, LocalFiles) else ""
-        return Unavailable(
-            f"Label Studio at {self._server.url} does not serve the images as local files ({why}); start it with "
-            "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and "
-            f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={root}, or unset DIPNET_LABEL_STUDIO_FILES_ROOT"
-        )
 
     def _prefill(self, project: str, drafts: Sequence[RequestDraft]) -> None:
         """Show the newest model's predictions: Label Studio keeps to the first version that it was ever sent."""

@@ -48,7 +48,8 @@ def instructions(brief: ProjectBrief, links: Mapping[str, str]) -> str:
 
 def _picture(example: Example, links: Mapping[str, str]) -> str:
     link = html.escape(links[example.sample_id], quote=True)
-    return f'<img src="{link}" alt="exemplar" width="128">'
+    # Label Studio strips styles and stacks pictures; this class of its own sets them side by side.
+    return f'<img src="{link}" alt="exemplar" width="128" class="inline-block">'
 
 
 def choice(class_names: Sequence[str]) -> dict[str, Any]:

@@ -101,8 +101,8 @@ def _renew_links(project_id: int, labeler: Labeler) -> None:
         drafts: dict[str, RequestDraft] = {}
         for batch in labels.batches_of(stores.db, project_id=project_id):
             run = stores.db.get_one(CampaignRun, batch.run_id)
-            if batch.state is BatchState.OPEN:
-                drafts |= {draft.key: draft for draft in drafts_of(stores, run, pending=True)}
+            # Of a complete batch too: late answers count, and a withdrawn one waits again.
+            drafts |= {draft.key: draft for draft in drafts_of(stores, run, pending=True)}
         brief = brief_of(stores, project)
     labeler.open_project(brief, known=project.external_id)
     there = labeler.present(project.external_id)

@@ -168,7 +168,9 @@ def _open(project: LabelProject) -> LabelProject:
     external_id = labeler.open_project(brief, known=project.external_id)
     with open_stores() as stores:
         project = labels.get_project(stores.db, project_id=project.id or 0)
-        project.external_id, project.media_until = external_id, labeler.links_until
+        moments = [moment for moment in (project.media_until, labeler.links_until) if moment]
+        # What an earlier batch still asks has the earlier links.
+        project.external_id, project.media_until = external_id, min(moments, default=None)
         stores.db.add(project)
     return project
 

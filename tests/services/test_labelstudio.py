@@ -430,6 +430,16 @@ def test_answering_twice_is_answering_once(
     assert len(task_of(labeler, task).annotations) == 1
 
 
+def test_asking_again_opens_an_item_that_was_done(
+    labeler: LabelStudioLabeler, project: str, drafts: list[RequestDraft]
+) -> None:
+    task = labeler.send(project, drafts[:1])[drafts[0].key]
+    labeler.submit(task, "cat", lead_seconds=1)
+    assert (task_of(labeler, task).overlap, task_of(labeler, task).is_labeled) == (1, True)
+    labeler.ask_again(project, {task: 2})
+    assert (task_of(labeler, task).overlap, task_of(labeler, task).is_labeled) == (2, False)
+
+
 # Images
 
 

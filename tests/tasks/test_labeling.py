@@ -476,6 +476,21 @@ def test_links_are_renewed_for_what_waits_before_they_expire(world: Path, desk: 
     assert len(desk.renewed) == len(others)
 
 
+def test_a_later_batch_does_not_put_off_the_renewal_of_an_earlier_ones_links(world: Path, desk: Desk) -> None:
+    from models.base import utc_now
+
+    desk.links_until = utc_now() + timedelta(days=5)
+    send(plan(budget=10, enough=0.8))
+    *answered, late, later = asked()
+    for key in answered:
+        desk.answer(key, "bar")
+    assert [one.complete for one in sync()] == [True]
+    desk.links_until = utc_now() + timedelta(days=30)  # 25 days later
+    send(plan(budget=12, enough=0.8))
+    sync()
+    assert sorted(desk.renewed) == sorted({late, later, *asked()} - set(answered))
+
+
 def test_an_engineer_reviews_and_only_what_was_accepted_is_sent(world: Path, desk: Desk, tmp_path: Path) -> None:
     from flows.campaign import run_campaign
     from models.errors import BadInput
