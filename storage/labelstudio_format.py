@@ -48,7 +48,8 @@ def instructions(brief: ProjectBrief, links: Mapping[str, str]) -> str:
 
 def _picture(example: Example, links: Mapping[str, str]) -> str:
     link = html.escape(links[example.sample_id], quote=True)
-    return f'<img src="{link}" alt="exemplar" width="128">'
+    # Label Studio strips styles and stacks pictures; this class of its own sets them side by side.
+    return f'<img src="{link}" alt="exemplar" width="128" class="inline-block">'
 
 
 def choice(class_names: Sequence[str]) -> dict[str, Any]:
@@ -67,16 +68,16 @@ def task_of(draft: RequestDraft, link: str) -> Any:
     return {"data": data, "predictions": [guess] if draft.predicted_class else []}
 
 
-def key_of(task: Any) -> str:
+def key_of(task: Mapping[str, Any]) -> str:
     """Our key in a task's data; empty for a task that is not ours."""
-    key = (task.data or {}).get(KEY)
+    key = (task["data"] or {}).get(KEY)
     return key if isinstance(key, str) else ""
 
 
-def item_of(task: Any) -> Item:
+def item_of(task: Mapping[str, Any]) -> Item:
     """A task of ours with all its annotations."""
-    answers = [_answer(annotation) for annotation in task.annotations or []]
-    return Item(key=key_of(task), external_id=str(task.id), changed_at=_moment(task.updated_at), answers=answers)
+    answers = [_answer(annotation) for annotation in task.get("annotations") or []]
+    return Item(key=key_of(task), external_id=str(task["id"]), changed_at=_moment(task["updated_at"]), answers=answers)
 
 
 def _answer(annotation: Mapping[str, Any]) -> Answer:
