@@ -16,7 +16,7 @@ class Annotators:
     def __init__(self, direct: Direct, project: int) -> None:
         self.direct, self.project = direct, project
         self.tasks: dict[str, Task] = {task.key: task for task in direct.tasks(project) if task.key}
-        self.states: dict[str, tuple[RequestState, str]] = {key: (RequestState.PENDING, "") for key in self.tasks}
+        self.states: dict[str, tuple[RequestState, str]] = dict.fromkeys(self.tasks, (RequestState.PENDING, ""))
         self._keys: dict[str, str] = {}
         self._now: dict[str, Version] = {}  # what an annotation says since the last sync
         self._versions: dict[str, list[Version]] = defaultdict(list)

@@ -147,7 +147,9 @@ def _check_versions(found: Outcome, name: str, stored: Sequence[Label], wanted: 
     # What a withdrawn answer said is said by the version before.
     wanted = [(state, () if state is RequestState.DELETED else classes) for state, classes in wanted]
     kind = "lost" if len(known) < len(wanted) else "doubled" if len(known) > len(wanted) else "wrong"
-    found.note(kind, max(1, abs(len(known) - len(wanted))) * (known != wanted), f"answer {name} is {known}, not {wanted}")
+    found.note(
+        kind, max(1, abs(len(known) - len(wanted))) * (known != wanted), f"answer {name} is {known}, not {wanted}"
+    )
 
 
 def _strays(row: Label, request: LabelRequest, given: Given) -> bool:

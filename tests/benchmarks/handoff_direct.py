@@ -95,6 +95,10 @@ class Direct:
         """Delete a task."""
         self._ask("DELETE", f"/api/tasks/{task}/")
 
+    def set_overlap(self, task: int, overlap: int) -> None:
+        """Let so many annotators answer a task."""
+        self._ask("PATCH", f"/api/tasks/{task}/", json={"overlap": overlap})
+
     def delete_project(self, project: int) -> None:
         """Delete a project and all in it."""
         self._ask("DELETE", f"/api/projects/{project}/")
@@ -124,7 +128,9 @@ def _task(one: dict[str, Any]) -> Task:
         Annotation(str(each["id"]), bool(each["was_cancelled"]), _classes(each["result"]), each["updated_at"])
         for each in one["annotations"]
     ]
-    return Task(int(one["id"]), one["data"], predictions, sorted(annotations, key=lambda each: int(each.id)), one["overlap"])
+    return Task(
+        int(one["id"]), one["data"], predictions, sorted(annotations, key=lambda each: int(each.id)), one["overlap"]
+    )
 
 
 def _classes(result: Sequence[dict[str, Any]]) -> tuple[str, ...]:

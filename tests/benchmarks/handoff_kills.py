@@ -84,7 +84,9 @@ def kills(
             while some:
                 name = f"{work}, killed at " + ", ".join(f"{b.after_s:.2f} s ({b.victim})" for b in some[:IN_A_ROW])
                 on_case(name)
-                outcome.add(_send_case(stage, some, requests) if work == "send" else _sync_case(stage, some, sent, given), name)
+                outcome.add(
+                    _send_case(stage, some, requests) if work == "send" else _sync_case(stage, some, sent, given), name
+                )
     outcome.seconds = time.monotonic() - began
     return outcome
 
