@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,17 @@ class Worker:
         self._pid = int(self._read())
 
     def kill(self) -> None:
-        """Kill -9 what is under way; wait for its end all the same."""
-        os.kill(self._pid, signal.SIGKILL)  # a zombie, if it has ended already, until it is waited for
+        """Kill -9 what is under way; its end is waited for all the same."""
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(self._pid, signal.SIGKILL)
+
+    def is_under_way(self) -> bool:
+        """Whether it has not ended yet."""
+        try:
+            os.kill(self._pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def wait(self) -> tuple[int, str]:
         """How it ended, -9 for killed, and what it said."""
@@ -104,7 +114,6 @@ def main() -> None:
         print(pid, flush=True)
         with open(reading) as said:  # noqa: PTH123
             text = said.read()
-        # Read to its end first: until it is waited for, its id is its own.
         _, status = os.waitpid(pid, 0)
         print(json.dumps([os.waitstatus_to_exitcode(status), text]), flush=True)
 
