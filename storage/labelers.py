@@ -56,7 +56,10 @@ class Labeler(Protocol):
         ...
 
     def tidy(self, project: str, keys: Sequence[str]) -> int:
-        """Take away unanswered items that are there twice under one of these keys; return how many are left twice."""
+        """Take away unanswered items that are there twice under one of these keys; return how many are left twice.
+
+        A project that is there twice is taken away as well, where nothing is in it.
+        """
         ...
 
     def ask_again(self, project: str, opinions: Mapping[str, int]) -> None:

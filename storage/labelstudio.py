@@ -190,7 +190,13 @@ class LabelStudioLabeler:
         return dict(held)
 
     def tidy(self, project: str, keys: Sequence[str]) -> int:
-        """Delete tasks that are there twice and that nobody answered; the answered, else the oldest, stays."""
+        """Delete tasks that are there twice and that nobody answered; the answered, else the oldest, stays.
+
+        An empty project that was made twice, because its making was answered too late for us, goes in any case.
+        """
+        self._tidy_projects(int(project))
+        if not keys:
+            return 0
         wanted, copies = set(keys), defaultdict[str, list[Task]](list)
         for page in self._server.pages(project, include=COUNT_FIELDS, conditions=[OURS]):
             for task in page:
@@ -275,6 +281,16 @@ class LabelStudioLabeler:
             return min((int(project.id) for project in listed if project.title == title), default=None)
 
         return self._server.read(ask)
+
+    def _tidy_projects(self, ours: int) -> None:
+        """Delete what is like our project in all that we gave it, and holds nothing."""
+        kept = self._server.read(lambda client: client.projects.get(ours))
+        like = self._server.read(lambda client: list(client.projects.list(title=kept.title, page_size=100)))
+        for number in [int(one.id) for one in like if one.title == kept.title and int(one.id) != ours]:
+            one = self._server.read(lambda client, number=number: client.projects.get(number))  # type: ignore[misc]
+            if one.task_number == 0 and one.description == kept.description:
+                log.warning("Label Studio made project '%s' twice; the empty one, %s, is deleted", kept.title, number)
+                self._server.read(lambda client, number=number: client.projects.delete(number))  # type: ignore[misc]
 
     def _bring_up(self, project: int, title: str, brief: ProjectBrief) -> None:
         """Offer classes that are new, show the instructions as they are now, and ask to be told of answers."""

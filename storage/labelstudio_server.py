@@ -74,8 +74,8 @@ def _quiet(what: str) -> None:
 class LabelStudioServer:
     """Label Studio while a `with` block lasts. A data directory that was used before keeps its user, token and projects.
 
-    `files_root` becomes Label Studio's local files document root: folders below it can be served, itself not. `port` 0 is
-    any that is free. Raises Unavailable when the server cannot be had.
+    `files_root` becomes Label Studio's local files document root: folders below it can be served, itself not. Without a
+    `port` it gets a free one. Raises Unavailable when the server cannot be had.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class LabelStudioServer:
         *,
         files_root: Path | None = None,
         environment: Mapping[str, str] | None = None,
-        deadline_s: float = 600.0,
         port: int = 0,
+        deadline_s: float = 600.0,
         on_wait: Callable[[str], None] = _quiet,
     ) -> None:
+        self._port = port
         self._data, self.files_root = data.absolute(), files_root.absolute() if files_root else None
         self._environment, self._deadline_s, self._on_wait = dict(environment or {}), deadline_s, on_wait
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = port
         self.log = self._data / "server.log"
         self.url, self.email = "", ""
         self.password, self.token = SecretStr(""), SecretStr("")

@@ -119,6 +119,9 @@ def _pull(project_id: int, labeler: Labeler) -> Pulled:
     with open_stores() as stores:
         project = labels.get_project(stores.db, project_id=project_id)
     stale = project.swept_at is not None and utc_now() - project.swept_at > SWEEP_EVERY
+    if project.swept_at is None:
+        # What a project's making, or a first send, left behind when it was cut off has arrived by now.
+        labeler.tidy(project.external_id, [])
     census: Census | None = None
     for _ in range(0 if stale else TRIES):
         new.update(_poll(project_id, labeler, everything=False))
@@ -175,7 +178,9 @@ def _store(stores: Stores, project: LabelProject, items: Sequence[Item]) -> Coun
             label for name, label in stored.items() if name not in there and label.state is not RequestState.DELETED
         ]
         stores.db.add_all(_withdrawn(label) for label in gone)
-        request.changed_at, request.external_id = item.changed_at, item.external_id
+        request.changed_at = item.changed_at
+        if item.answers:  # of two copies, the unanswered one is taken away
+            request.external_id = item.external_id
         if fresh or gone:
             request.stale = True
             new[request.batch_id] += len(fresh) + len(gone)
