@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def synced(home: Path, project: int, expected: Mapping[str, Said]) -> Verdict:
         stored[row.external_id].append((row.state, row.class_name))
     found.lost += len(set(there) - set(stored))
     for number, versions in stored.items():
-        found.doubled += sum(before == after for before, after in zip(versions, versions[1:], strict=False))
+        found.doubled += sum(before == after for before, after in pairwise(versions))
         found.expect("an answer", versions[-1][0], there.get(number, (RequestState.DELETED, ""))[0])
         if versions[-1][0] is RequestState.LABELLED and number in there:
             found.expect("its class", versions[-1], there[number])
