@@ -285,7 +285,7 @@ class LabelStudioLabeler:
     def _tidy_projects(self, ours: int) -> None:
         """Delete what is like our project in all that we gave it, and holds nothing."""
         kept = self._server.read(lambda client: client.projects.get(ours))
-        like = self._server.read(lambda client: list(client.projects.list(title=kept.title, page_size=100)))
+        like: list[Any] = self._server.read(lambda client: list(client.projects.list(title=kept.title, page_size=100)))
         for number in [int(one.id) for one in like if one.title == kept.title and int(one.id) != ours]:
             one = self._server.read(lambda client, number=number: client.projects.get(number))  # type: ignore[misc]
             if one.task_number == 0 and one.description == kept.description:
