@@ -126,9 +126,8 @@ def _both(stage: Stage, workers: list[Worker], work: str, of: World) -> Outcome:
 def _stage(server_data: Path) -> Iterator[Stage]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dipnet-handoff-")))
-        with LabelStudioServer(server_data) as first:
-            port = int(first.url.rpartition(":")[2])
-        server = stack.enter_context(LabelStudioServer(server_data, port=port))
+        server = stack.enter_context(LabelStudioServer(server_data))
+        server._port = int(server.url.rpartition(":")[2])  # where it comes back
         direct = stack.enter_context(Direct(server.url, server.token))
         yield Stage(folder, server, direct, stack.enter_context(Worker()))
 

@@ -21,9 +21,10 @@ sys.path.insert(0, str(HOUSE))
 
 from harness import Check, finish  # noqa: E402
 
-from storage.labelstudio_server import RELEASE, LabelStudioServer  # noqa: E402
+from storage.labelstudio_server import LabelStudioServer  # noqa: E402
 from tests.benchmarks import handoff, handoff_kills, handoff_speed, handoff_statistics, handoff_webhooks  # noqa: E402
 from tests.benchmarks.handoff_checks import Outcome  # noqa: E402
+from tests.services.migrated import migrated_label_studio  # noqa: E402
 
 
 def say(what: str) -> None:
@@ -36,16 +37,6 @@ def fresh_data(migrated: Path) -> Iterator[Path]:
     """A data directory of its own, migrated already."""
     with tempfile.TemporaryDirectory(prefix="dipnet-benchmark-") as folder:
         yield Path(shutil.copytree(migrated, Path(folder) / "label-studio"))
-
-
-@contextmanager
-def migrated_data() -> Iterator[Path]:
-    """A data directory that Label Studio has migrated: 300 migrations take a minute."""
-    with tempfile.TemporaryDirectory(prefix="dipnet-benchmark-") as folder:
-        data = Path(folder) / "label-studio"
-        with LabelStudioServer(data, on_wait=say):
-            pass
-        yield data
 
 
 def counted(name: str, found: Outcome, least: int) -> list[Check]:
@@ -62,7 +53,7 @@ def counted(name: str, found: Outcome, least: int) -> list[Check]:
 
 def faults(migrated: Path, *, quick: bool) -> list[Check]:
     """Every call, every fault, there and back."""
-    with fresh_data(migrated) as data, LabelStudioServer(data) as server:
+    with fresh_data(migrated) as data, LabelStudioServer(data, environment=handoff.OPEN_TO_LOOPBACK) as server:
         found = handoff.fault_matrix(server, quick=quick, on_case=say)
     return counted("fault matrix", found, 10 if quick else 60)
 
@@ -128,12 +119,11 @@ def main() -> None:
     parser.add_argument("--only", choices=CHECKS, help="one of the checks")
     chosen = parser.parse_args()
     found: list[Check] = []
-    with migrated_data() as migrated:
-        say(f"Label Studio {RELEASE} is ready")
-        for name, check in CHECKS.items():
-            if chosen.only in (None, name):
-                say(f"{name} …")
-                found += check(migrated, quick=chosen.quick)
+    migrated = migrated_label_studio(on_wait=say)
+    for name, check in CHECKS.items():
+        if chosen.only in (None, name):
+            say(f"{name} …")
+            found += check(migrated, quick=chosen.quick)
     finish(found, as_json=chosen.json)
 
 
