@@ -75,6 +75,9 @@ class LabelRequest(SQLModel, table=True):
     class_name: str = Field(default="", max_length=200, description="the resolved label, where it is one class")
     class_names: list[str] = Field(default_factory=list, sa_type=JSON, description="the resolved label, all of it")
     confidence: float = Field(default=0.0, description="share of the answers, or posterior, that stand behind it")
+    changed_at: datetime | None = Field(
+        default=None, sa_type=UtcDateTime, description="when the labeller said that it changed, as last seen"
+    )
     gone: bool = Field(default=False, description="whether a person deleted it at the labeller")
 
     stale: bool = Field(default=False, description="whether answers were stored that the resolved label does not know")

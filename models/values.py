@@ -259,6 +259,15 @@ class Waiting(Report):
     opinions: int
 
 
+class Settled(Report):
+    """What is stored of the time just before a watermark, so that a labeller that counts the same need not list it again."""
+
+    since: datetime
+    until: datetime
+    answered: int = Field(description="items of ours with answers that changed within, both ends included")
+    skipped: int = Field(description="items of ours with skips that changed within")
+
+
 class Census(Report):
     """How many items of ours a project holds, how many of others, and how many answers there are to ours."""
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from models.errors import BadInput
 from models.states import RequestState
-from models.values import Answer, Census, Item, ProjectBrief, RequestDraft, Waiting
+from models.values import Answer, Census, Item, ProjectBrief, RequestDraft, Settled, Waiting
 
 
 class Labeler(Protocol):
@@ -38,10 +38,11 @@ class Labeler(Protocol):
         ...
 
     def changes(
-        self, project: str, *, waiting: Mapping[str, Waiting], since: datetime | None
+        self, project: str, *, waiting: Mapping[str, Waiting], settled: Settled | None
     ) -> Iterator[Sequence[Item]]:
-        """Our items that changed since then (None: all that were ever answered), some at a time, with all their answers.
+        """Our items that changed after what is settled, some at a time, with all their answers; None: all ever answered.
 
+        Where the labeller does not count what is settled, items that changed within come again: they were written late.
         `waiting` holds the requests, by key, that have too few answers yet.
         """
         ...
@@ -55,7 +56,10 @@ class Labeler(Protocol):
         ...
 
     def tidy(self, project: str, keys: Sequence[str]) -> int:
-        """Take away unanswered items that are there twice under one of these keys; return how many are left twice."""
+        """Take away unanswered items that are there twice under one of these keys; return how many are left twice.
+
+        A project that is there twice is taken away as well, where nothing is in it.
+        """
         ...
 
     def ask_again(self, project: str, opinions: Mapping[str, int]) -> None:
@@ -111,7 +115,7 @@ class OracleLabeler:
         project: str,  # noqa: ARG002
         *,
         waiting: Mapping[str, Waiting],
-        since: datetime | None,  # noqa: ARG002
+        settled: Settled | None,  # noqa: ARG002
     ) -> Iterator[Sequence[Item]]:
         """As many answers as every waiting request needs, all alike; a sample of unknown truth is skipped, as a person would."""
         for key, request in waiting.items():

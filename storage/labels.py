@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
 
+from sqlalchemy import bindparam, delete, insert, update
 from sqlalchemy.sql.selectable import Select
 from sqlmodel import Session, col, func, select
 
@@ -12,8 +14,8 @@ from models.campaign import Campaign, CampaignRun, Candidate
 from models.corpus import Corpus, Sample
 from models.errors import NotFound
 from models.labeling import Label, LabelBatch, LabelProject, LabelRequest
-from models.states import BatchState, CampaignState, RequestState
-from models.values import Waiting
+from models.states import BatchState, CampaignState, CandidateState, RequestState
+from models.values import Settled, Waiting
 
 UNUSABLE = (BatchState.QUARANTINED, BatchState.REJECTED)
 
@@ -96,6 +98,72 @@ def requests_by_key(db: Session, *, project_id: int, keys: Sequence[str]) -> dic
     return found
 
 
+class Draft(NamedTuple):
+    """What is sent of a request, as plain columns."""
+
+    key: str
+    sample_id: str
+    uri: str
+    priority: int
+    predicted_class: str
+    predicted_probability: float
+
+
+def drafts_of(db: Session, *, run_id: int, pending: bool) -> list[Draft]:
+    """A run's requests in their order, or those alone that were sent and wait."""
+    asked = LabelRequest
+    query = (
+        select(
+            asked.key, asked.sample_id, Sample.uri, asked.position, asked.predicted_class, asked.predicted_probability
+        )  # type: ignore[call-overload]
+        .join(Sample, col(Sample.id) == asked.sample_id)
+        .join(LabelBatch, col(LabelBatch.id) == asked.batch_id)
+        .where(LabelBatch.run_id == run_id)
+        .order_by(col(asked.position))
+    )
+    if pending:
+        query = query.where(asked.state == RequestState.PENDING, asked.external_id != "")
+    return [Draft(*row) for row in db.exec(query).all()]
+
+
+def add_requests(db: Session, *, rows: Sequence[dict[str, Any]]) -> None:
+    """Add requests, all columns of each but the id."""
+    db.connection().execute(insert(LabelRequest), list(rows))
+
+
+def drop_requests(db: Session, *, keys: Sequence[str]) -> None:
+    """Forget requests that were never sent."""
+    for some in _pieces(list(keys)):
+        db.connection().execute(delete(LabelRequest).where(col(LabelRequest.key).in_(some)))
+
+
+def keys_of(db: Session, *, batch_id: int) -> dict[str, int | None]:
+    """Candidates of a batch's requests by key; None for golden items."""
+    query = select(LabelRequest.key, LabelRequest.candidate_id).where(LabelRequest.batch_id == batch_id)
+    return dict(db.exec(query).all())
+
+
+def note_sent(db: Session, *, batch_id: int, external: Mapping[str, str]) -> None:
+    """Write down what the labeller calls a batch's requests; their candidates, accepted or unsorted before, are sent."""
+    this_one = (col(LabelRequest.batch_id) == batch_id) & (col(LabelRequest.key) == bindparam("of"))
+    statement = update(LabelRequest).where(this_one).values(external_id=bindparam("called"))
+    db.connection().execute(statement, [{"of": key, "called": name} for key, name in external.items()])
+    asked = select(LabelRequest.candidate_id).where(LabelRequest.batch_id == batch_id)
+    asked = asked.where(col(LabelRequest.candidate_id).is_not(None))
+    unsent = [state for state in CandidateState if state in ("unsorted", "accepted")]
+    moved = update(Candidate).where(col(Candidate.id).in_(asked), col(Candidate.state).in_(unsent))
+    db.connection().execute(moved.values(state=CandidateState.SENT))
+    db.expire_all()
+
+
+def requests_by_id(db: Session, *, ids: Sequence[int]) -> list[LabelRequest]:
+    """Requests by their ids."""
+    found: list[LabelRequest] = []
+    for some in _pieces(list(ids)):
+        found += db.exec(select(LabelRequest).where(col(LabelRequest.id).in_(some))).all()
+    return found
+
+
 def sent_requests(db: Session, *, project_id: int) -> Sequence[LabelRequest]:
     """A project's requests that were sent."""
     query = select(LabelRequest).join(LabelBatch).where(LabelBatch.project_id == project_id)
@@ -121,6 +189,48 @@ def count_states(db: Session, *, batch_id: int) -> dict[RequestState, int]:
     query = select(LabelRequest.state, func.count()).where(LabelRequest.batch_id == batch_id)
     query = query.where(col(LabelRequest.candidate_id).is_not(None)).group_by(LabelRequest.state)
     return {RequestState(state): count for state, count in db.exec(query).all()}
+
+
+def requests_with_answers(db: Session, *, project_id: int, stale: bool) -> Sequence[LabelRequest]:
+    """A project's requests whose resolved label does not know all answers, or all that have any; in their order."""
+    query = select(LabelRequest).join(LabelBatch).where(LabelBatch.project_id == project_id)
+    if stale:
+        query = query.where(col(LabelRequest.stale).is_(True))
+    else:
+        query = query.where(select(Label.id).where(Label.request_id == LabelRequest.id).exists())
+    return db.exec(query.order_by(col(LabelRequest.batch_id), col(LabelRequest.position))).all()
+
+
+def golden_requests(db: Session, *, batch_id: int) -> Sequence[LabelRequest]:
+    """A batch's golden items."""
+    query = select(LabelRequest).where(LabelRequest.batch_id == batch_id, LabelRequest.expected != "")
+    return db.exec(query.order_by(col(LabelRequest.position))).all()
+
+
+def count_rejected(db: Session, *, batch_id: int) -> int:
+    """Answers to a batch that are not in its schema."""
+    newest = _newest().join(LabelRequest).where(col(LabelRequest.batch_id) == batch_id)
+    query = select(func.count()).select_from(Label).where(col(Label.id).in_(newest), Label.rejected != "")
+    return db.exec(query).one()
+
+
+def count_requests(db: Session, *, batch_id: int) -> tuple[int, int]:
+    """How many requests a batch has: about candidates, and golden ones."""
+    query = select(func.count(), func.count(col(LabelRequest.candidate_id))).where(LabelRequest.batch_id == batch_id)
+    total, asked = db.exec(query).one()
+    return asked, total - asked
+
+
+def settled(db: Session, *, project_id: int, since: datetime, until: datetime) -> Settled:
+    """What is stored of the items that changed within a time."""
+    within = select(LabelRequest.id).join(LabelBatch).where(LabelBatch.project_id == project_id)
+    within = within.where(col(LabelRequest.changed_at) >= since, col(LabelRequest.changed_at) <= until)
+    live = select(Label).where(col(Label.id).in_(_newest().where(col(Label.request_id).in_(within)))).subquery()
+    counts = [
+        db.exec(select(func.count(func.distinct(live.c.request_id))).where(live.c.state.in_(states))).one()
+        for states in ((RequestState.LABELLED, RequestState.EMPTY), (RequestState.SKIPPED,))
+    ]
+    return Settled(since=since, until=until, answered=counts[0], skipped=counts[1])
 
 
 class Known(NamedTuple):
@@ -156,7 +266,8 @@ def answers_to(db: Session, *, request_ids: Sequence[int]) -> Sequence[Label]:
 def _newest() -> Select[tuple[int]]:
     """The last stored version of every answer to a request, whatever the clocks said."""
     query = select(func.max(Label.id)).where(col(Label.request_id).is_not(None))
-    return query.group_by(Label.source, Label.external_id)  # type: ignore[return-value]
+    # By request too: another server begins to count anew.
+    return query.group_by(Label.request_id, Label.source, Label.external_id)  # type: ignore[arg-type,return-value]
 
 
 def class_names(db: Session) -> list[str]:

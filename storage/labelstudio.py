@@ -11,16 +11,16 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
-from urllib.parse import unquote
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 import httpx
 from pydantic import SecretStr
 
 from models.errors import Incompatible, Unavailable
-from models.values import Census, Item, ProjectBrief, RequestDraft, Waiting
-from storage.labelstudio_connection import Condition, Connection, attempts, one_line
+from models.values import Census, Item, ProjectBrief, RequestDraft, Settled, Waiting
+from storage.labelstudio_connection import Condition, Connection, Task, attempts
+from storage.labelstudio_files import serve_files
 from storage.labelstudio_format import (
     CONTROL,
     KEY,
@@ -32,12 +32,13 @@ from storage.labelstudio_format import (
     label_config,
     task_of,
 )
-from storage.media import LOCAL_FILES, TOKEN_HEADER, LocalFiles, Media
+from storage.media import TOKEN_HEADER, Media
 
 log = logging.getLogger("dipnet")
 
-CHUNK = 1_000  # tasks a request; the server writes them in one transaction
-OVERLAP = timedelta(seconds=60)  # an answer may be committed after a later one was seen
+T = TypeVar("T")
+
+CHUNK = 2_500  # tasks a request; the server writes them in one transaction
 # `include` also names the fields of what is nested: without `result`, annotations come back as bare ids.
 ANSWER_FIELDS = "data,updated_at,annotations,result,was_cancelled,lead_time,completed_by,created_username"
 COUNT_FIELDS = "data,total_annotations,cancelled_annotations"
@@ -99,8 +100,8 @@ class LabelStudioLabeler:
         """Import what the project does not hold yet, by our key; return {key: task id} for all drafts."""
         wanted = {draft.key: draft for draft in sorted(drafts, key=lambda draft: draft.priority)}
         links = {draft.key: self._media.of_request(draft.key, draft.uri) for draft in wanted.values()}
-        self._serve_files(project, list(links.values()))
-        accepted: set[str] = set()  # what the server took is waited for, never sent again
+        serve_files(self._server, self._media, project, list(links.values()))
+        fresh: dict[str, str] = {}  # what the server took: it is waited for, never sent again
         with self._server.plainly() as client:
             for may_be_lost in attempts():
                 held = self.present(project)
@@ -108,10 +109,11 @@ class LabelStudioLabeler:
                 if not missing:
                     break
                 with may_be_lost:
-                    for chunk in _chunks([draft for draft in missing if draft.key not in accepted]):
-                        tasks = [task_of(draft, links[draft.key]) for draft in chunk]
-                        client.projects.import_tasks(int(project), request=tasks)
-                        accepted |= {draft.key for draft in chunk}
+                    for chunk in _chunks([draft for draft in missing if draft.key not in fresh]):
+                        fresh |= self._import(client, project, chunk, links)
+                    if self._is_all_there(project, before=held, fresh=fresh):
+                        held |= {key: [task] for key, task in fresh.items()}
+                        break
             else:
                 raise Unavailable(
                     f"Label Studio at {self._server.url} still lacks {len(missing)} of {len(wanted)} label requests; "
@@ -123,22 +125,50 @@ class LabelStudioLabeler:
         self._prefill(project, drafts)
         return {key: held[key][0] for key in wanted}
 
+    def _import(
+        self, client: Any, project: str, drafts: Sequence[RequestDraft], links: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Import drafts by one request; by key the task ids that the server made, '' where it does not say."""
+        tasks = [task_of(draft, links[draft.key]) for draft in drafts]
+        took = client.projects.import_tasks(int(project), request=tasks, return_task_ids=True)
+        ids = getattr(took, "task_ids", None) or [""] * len(tasks)  # the SDK's model does not know the field
+        return dict(zip([draft.key for draft in drafts], map(str, ids), strict=True))
+
+    def _is_all_there(self, project: str, *, before: Mapping[str, Sequence[str]], fresh: Mapping[str, str]) -> bool:
+        """Whether the project holds exactly what it held and what it took, and the order of its task ids is that of ours.
+
+        To list all takes half as long as to import it, and the first and the last of each import show whether ids follow
+        the order. Where they do not, or where something was lost on the way, all is listed.
+        """
+        edges = {fresh[key]: key for chunk in _chunks(list(fresh)) for key in (chunk[0], chunk[-1])}
+        if "" in edges or self._server.count(project, OURS)[0] != sum(map(len, before.values())) + len(fresh):
+            return False
+        pages = self._server.pages(
+            project, include="data", conditions=[("id", "in_list", "Number", list(map(int, edges)))]
+        )
+        return {str(task["id"]): key_of(task) for page in pages for task in page} == edges
+
     def changes(
         self,
         project: str,
         *,
         waiting: Mapping[str, Waiting],  # noqa: ARG002
-        since: datetime | None,
+        settled: Settled | None,
     ) -> Iterator[Sequence[Item]]:
-        """Tasks of ours that changed since then, a page at a time; whichever batch they belong to."""
-        if since is None:
-            ways = [[ANSWERED], [SKIPPED]]
-        else:
-            moment = (since - OVERLAP).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            ways = [[("updated_at", "greater_or_equal", "Datetime", moment)]]
+        """Tasks of ours that changed, a page at a time; whichever batch they belong to."""
+        ways: list[list[Condition]] = [[ANSWERED], [SKIPPED]]
+        if settled is not None:
+            late = not self._counts(project, settled)
+            ways = [[_moment(settled.since, "greater_or_equal") if late else _moment(settled.until, "greater")]]
         for conditions in ways:
             for page in self._server.pages(project, include=ANSWER_FIELDS, conditions=conditions):
                 yield [item_of(task) for task in page if key_of(task)]
+
+    def _counts(self, project: str, settled: Settled) -> bool:
+        """Whether there are as many changed tasks within as are stored."""
+        within = [OURS, _moment(settled.since, "greater_or_equal"), _moment(settled.until, "less_or_equal")]
+        found = [self._server.count(project, kind, *within)[0] for kind in (ANSWERED, SKIPPED)]
+        return found == [settled.answered, settled.skipped]
 
     def census(self, project: str) -> Census:
         """Three quick counts."""
@@ -153,15 +183,21 @@ class LabelStudioLabeler:
     def present(self, project: str) -> dict[str, list[str]]:
         """Task ids by our key; several where an import doubled, the oldest first."""
         held: dict[str, list[str]] = defaultdict(list)
-        for page in self._server.pages(project, include="data", conditions=[OURS]):
+        for page in self._server.pages(project, include="data", conditions=[OURS], size=2_000):
             for task in page:
                 if key_of(task):
-                    held[key_of(task)].append(str(task.id))
+                    held[key_of(task)].append(str(task["id"]))
         return dict(held)
 
     def tidy(self, project: str, keys: Sequence[str]) -> int:
-        """Delete tasks that are there twice and that nobody answered; the answered, else the oldest, stays."""
-        wanted, copies = set(keys), defaultdict[str, list[Any]](list)
+        """Delete tasks that are there twice and that nobody answered; the answered, else the oldest, stays.
+
+        An empty project that was made twice, because its making was answered too late for us, goes in any case.
+        """
+        self._tidy_projects(int(project))
+        if not keys:
+            return 0
+        wanted, copies = set(keys), defaultdict[str, list[Task]](list)
         for page in self._server.pages(project, include=COUNT_FIELDS, conditions=[OURS]):
             for task in page:
                 if key_of(task) in wanted:
@@ -202,7 +238,7 @@ class LabelStudioLabeler:
             ("cancelled_annotations", "equal", "Number", 0),
         ]
         pages = self._server.pages(project, include="data", conditions=nobody)
-        return [(str(task.id), str(task.data["sample_id"])) for page in pages for task in page if key_of(task)]
+        return [(str(task["id"]), str(task["data"]["sample_id"])) for page in pages for task in page if key_of(task)]
 
     def submit(self, task_id: str, class_name: str, lead_seconds: float) -> None:
         """Answer a task as an annotator would. Twice is once: Label Studio refuses a second annotation of the same id."""
@@ -246,10 +282,20 @@ class LabelStudioLabeler:
 
         return self._server.read(ask)
 
+    def _tidy_projects(self, ours: int) -> None:
+        """Delete what is like our project in all that we gave it, and holds nothing."""
+        kept = self._server.read(lambda client: client.projects.get(ours))
+        like = self._server.read(lambda client: list(client.projects.list(title=kept.title, page_size=100)))
+        for number in [int(one.id) for one in like if one.title == kept.title and int(one.id) != ours]:
+            one = self._server.read(lambda client, number=number: client.projects.get(number))  # type: ignore[misc]
+            if one.task_number == 0 and one.description == kept.description:
+                log.warning("Label Studio made project '%s' twice; the empty one, %s, is deleted", kept.title, number)
+                self._server.read(lambda client, number=number: client.projects.delete(number))  # type: ignore[misc]
+
     def _bring_up(self, project: int, title: str, brief: ProjectBrief) -> None:
         """Offer classes that are new, show the instructions as they are now, and ask to be told of answers."""
         links = {one.sample_id: self._media.of_example(brief.id, one.sample_id, one.uri) for one in brief.examples}
-        self._serve_files(str(project), list(links.values()))
+        serve_files(self._server, self._media, str(project), list(links.values()))
         # Label Studio serves what it serves itself under its own address, and a relative link would lead elsewhere.
         shown = {name: self._server.url + link if link.startswith("/") else link for name, link in links.items()}
         found = self._server.read(lambda client: client.projects.get(project))
@@ -298,13 +344,13 @@ class LabelStudioLabeler:
             except ApiError as error:
                 log.warning("Label Studio takes no webhook (HTTP %s); answers come by polling", error.status_code)
 
-    def _keep_one(self, tasks: Sequence[Any]) -> int:
+    def _keep_one(self, tasks: Sequence[Task]) -> int:
         """Delete the spare ones of a doubled task; return how many could not be."""
-        answered = [task for task in tasks if task.total_annotations or task.cancelled_annotations]
+        answered = [task for task in tasks if task["total_annotations"] or task["cancelled_annotations"]]
         spare = [task for task in tasks if task not in answered]
         left = len(answered) or 1
-        for task in spare if answered else sorted(spare, key=lambda task: int(task.id))[1:]:
-            left += not self._delete_unanswered(str(task.id))
+        for task in spare if answered else sorted(spare, key=lambda task: int(task["id"]))[1:]:
+            left += not self._delete_unanswered(str(task["id"]))
         return left - 1
 
     def _delete_unanswered(self, task: str) -> bool:
@@ -323,39 +369,6 @@ class LabelStudioLabeler:
 
         return self._server.read(ask)
 
-    def _serve_files(self, project: str, media: Sequence[str]) -> None:
-        """Register the folders of local files with the project, and make sure that the first file is shown."""
-        local = [link.removeprefix(LOCAL_FILES) for link in media if link.startswith(LOCAL_FILES)]
-        root = self._media.root if isinstance(self._media, LocalFiles) else None
-        if root is None or not local:
-            return
-        from label_studio_sdk.core.api_error import ApiError
-
-        number = int(project)
-        held = {one.path for one in self._server.read(lambda client: client.import_storage.local.list(project=number))}
-        with self._server.plainly() as client:
-            for folder in sorted({str(root / unquote(link).partition("/")[0]) for link in local} - held):
-                try:
-                    # The filter matches nothing: a click on Sync adds no tasks of its own.
-                    client.import_storage.local.create(
-                        project=number, title="dipnet", path=folder, use_blob_urls=True, regex_filter="(?!)"
-                    )
-                except ApiError as error:
-                    if error.status_code != 400:
-                        raise
-                    raise self._not_served(one_line((error.body or {}).get("validation_errors"))) from None
-        status = self._server.status_of(LOCAL_FILES + local[0])
-        if status != 200:
-            raise self._not_served(f"HTTP {status} for {LOCAL_FILES}{local[0]}")
-
-    def _not_served(self, why: str) -> Unavailable:
-        root = self._media.root if isinstance(self._media, LocalFiles) else ""
-        return Unavailable(
-            f"Label Studio at {self._server.url} does not serve the images as local files ({why}); start it with "
-            "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and "
-            f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={root}, or unset DIPNET_LABEL_STUDIO_FILES_ROOT"
-        )
-
     def _prefill(self, project: str, drafts: Sequence[RequestDraft]) -> None:
         """Show the newest model's predictions: Label Studio keeps to the first version that it was ever sent."""
         versions = [draft.model_version for draft in drafts if draft.predicted_class and draft.model_version]
@@ -364,6 +377,10 @@ class LabelStudioLabeler:
             self._server.read(lambda client: client.projects.update(number, model_version=versions[-1]))
 
 
-def _chunks(drafts: Sequence[RequestDraft]) -> Iterable[Sequence[RequestDraft]]:
-    """Requests in groups that one import may carry."""
-    return (drafts[first : first + CHUNK] for first in range(0, len(drafts), CHUNK))
+def _moment(at: datetime, operator: str) -> Condition:
+    return ("updated_at", operator, "Datetime", at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+
+
+def _chunks(items: Sequence[T]) -> Iterable[Sequence[T]]:
+    """Items in groups that one import may carry."""
+    return (items[first : first + CHUNK] for first in range(0, len(items), CHUNK))

@@ -68,16 +68,16 @@ def task_of(draft: RequestDraft, link: str) -> Any:
     return {"data": data, "predictions": [guess] if draft.predicted_class else []}
 
 
-def key_of(task: Any) -> str:
+def key_of(task: Mapping[str, Any]) -> str:
     """Our key in a task's data; empty for a task that is not ours."""
-    key = (task.data or {}).get(KEY)
+    key = (task["data"] or {}).get(KEY)
     return key if isinstance(key, str) else ""
 
 
-def item_of(task: Any) -> Item:
+def item_of(task: Mapping[str, Any]) -> Item:
     """A task of ours with all its annotations."""
-    answers = [_answer(annotation) for annotation in task.annotations or []]
-    return Item(key=key_of(task), external_id=str(task.id), changed_at=_moment(task.updated_at), answers=answers)
+    answers = [_answer(annotation) for annotation in task.get("annotations") or []]
+    return Item(key=key_of(task), external_id=str(task["id"]), changed_at=_moment(task["updated_at"]), answers=answers)
 
 
 def _answer(annotation: Mapping[str, Any]) -> Answer:

@@ -74,8 +74,8 @@ def _quiet(what: str) -> None:
 class LabelStudioServer:
     """Label Studio while a `with` block lasts. A data directory that was used before keeps its user, token and projects.
 
-    `files_root` becomes Label Studio's local files document root: folders below it can be served, itself not. Raises
-    Unavailable when the server cannot be had.
+    `files_root` becomes Label Studio's local files document root: folders below it can be served, itself not. Without a
+    `port` it gets a free one. Raises Unavailable when the server cannot be had.
     """
 
     def __init__(
@@ -84,9 +84,11 @@ class LabelStudioServer:
         *,
         files_root: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        port: int = 0,
         deadline_s: float = 600.0,
         on_wait: Callable[[str], None] = _quiet,
     ) -> None:
+        self._port = port
         self._data, self.files_root = data.absolute(), files_root.absolute() if files_root else None
         self._environment, self._deadline_s, self._on_wait = dict(environment or {}), deadline_s, on_wait
         self._process: subprocess.Popen[bytes] | None = None
@@ -145,7 +147,7 @@ class LabelStudioServer:
         deadline = time.monotonic() + self._deadline_s
         with open(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:  # noqa: PTH123
             python = self._install(log, deadline)
-            port = _free_port()
+            port = self._port or _free_port()
             self.url = f"http://127.0.0.1:{port}"
             arguments = ["start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)]
             self._process = subprocess.Popen(  # noqa: S603

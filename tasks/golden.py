@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +14,22 @@ from numpy.typing import NDArray
 from models.campaign import CampaignRun
 from models.corpus import EncoderSpec
 from models.errors import BadInput
-from models.labeling import LabelBatch, LabelRequest
 from models.learning import ModelVersion
 from models.plans import LabelPolicy
 from models.states import RequestState
 from storage import campaigns, corpora, labels
 from storage.stores import Stores
 
+Row = dict[str, Any]
+
 
 def items(
-    stores: Stores, run: CampaignRun, batch: LabelBatch, class_names: Sequence[str], *, asked: int
-) -> list[LabelRequest]:
-    """Requests of known answer for a batch of so many others, evenly of every class; none where the policy names no corpus.
+    stores: Stores, run: CampaignRun, policy: LabelPolicy, class_names: Sequence[str], *, asked: int
+) -> list[Row]:
+    """Columns of requests of known answer, evenly of every class, for so many others; none where no corpus is named.
 
     They are drawn by a seed of the run's, so that a second try draws the same. Raises BadInput when there are too few.
     """
-    policy = LabelPolicy.model_validate(batch.policy)
     if not policy.golden_corpus or not asked or not policy.golden_share:
         return []
     wanted = max(1, math.ceil(policy.golden_share * asked))
@@ -41,23 +42,21 @@ def items(
         )
     guesses = _predicted(stores, run, [sample_id for sample_id, _ in chosen])
     return [
-        LabelRequest(
-            batch_id=batch.id or 0,
-            sample_id=sample_id,
-            key=hashlib.sha256(f"{run.key}:golden:{sample_id}".encode()).hexdigest()[:32],
-            expected=class_name,
-            predicted_class=guesses.get(sample_id, ("", 0.0))[0],
-            predicted_probability=guesses.get(sample_id, ("", 0.0))[1],
-            opinions=policy.opinions,
-        )
+        {
+            "sample_id": sample_id,
+            "key": hashlib.sha256(f"{run.key}:golden:{sample_id}".encode()).hexdigest()[:32],
+            "expected": class_name,
+            "predicted_class": guesses.get(sample_id, ("", 0.0))[0],
+            "predicted_probability": guesses.get(sample_id, ("", 0.0))[1],
+        }
         for sample_id, class_name in chosen
     ]
 
 
-def mixed(requests: Sequence[LabelRequest], known: Sequence[LabelRequest], *, seed: str) -> list[LabelRequest]:
+def mixed(requests: Sequence[Row], known: Sequence[Row], *, seed: str) -> list[Row]:
     """The requests in their order, with those of known answer at places that chance chose."""
     places = np.random.default_rng(_seed(f"places of {seed}")).integers(0, len(requests) + 1, len(known))
-    at: dict[int, list[LabelRequest]] = defaultdict(list)
+    at: dict[int, list[Row]] = defaultdict(list)
     for place, request in zip(places.tolist(), known, strict=True):
         at[place].append(request)
     return [one for place, request in enumerate([*requests, None]) for one in [*at[place], request] if one is not None]

@@ -7,7 +7,7 @@ at once, store the same rows as one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from tasks.routing import brief_of, drafts_of, labeler_of, lock_of
 from tasks.steps import step
 
 SWEEP_EVERY = timedelta(hours=24)  # by our clock: what a clock that was set back hid is seen then at the latest
+LATE = timedelta(seconds=60)  # an answer may be written after a later one was seen
 TRIES = 3  # annotators go on while we count
 RENEW_WITHIN = 1 / 3  # of the time that links are good for
 
@@ -32,7 +33,7 @@ RENEW_WITHIN = 1 / 3  # of the time that links are good for
 class Pulled(NamedTuple):
     """What a poll brought."""
 
-    new: Counter[int]  # answers, corrections and withdrawals by request
+    new: Counter[int]  # answers, corrections and withdrawals by batch
     deleted: int  # items that a person took away
 
 
@@ -100,14 +101,12 @@ def _renew_links(project_id: int, labeler: Labeler) -> None:
         drafts: dict[str, RequestDraft] = {}
         for batch in labels.batches_of(stores.db, project_id=project_id):
             run = stores.db.get_one(CampaignRun, batch.run_id)
-            requests = labels.requests_of(stores.db, batch_id=batch.id or 0)
             # Of a complete batch too: late answers count, and a withdrawn one waits again.
-            pending = [one for one in requests if one.state is RequestState.PENDING and one.external_id]
-            ids = {one.key: one.external_id for one in pending}
-            drafts |= {ids[draft.key]: draft for draft in drafts_of(stores, run, pending)}
+            drafts |= {draft.key: draft for draft in drafts_of(stores, run, pending=True)}
         brief = brief_of(stores, project)
     labeler.open_project(brief, known=project.external_id)
-    labeler.renew_links(project.external_id, drafts)
+    there = labeler.present(project.external_id)
+    labeler.renew_links(project.external_id, {name: drafts[key] for key in drafts for name in there.get(key, [])})
     with open_stores() as stores:
         project = labels.get_project(stores.db, project_id=project_id)
         project.media_until = labeler.links_until
@@ -120,6 +119,9 @@ def _pull(project_id: int, labeler: Labeler) -> Pulled:
     with open_stores() as stores:
         project = labels.get_project(stores.db, project_id=project_id)
     stale = project.swept_at is not None and utc_now() - project.swept_at > SWEEP_EVERY
+    if project.swept_at is None:
+        # What a project's making, or a first send, left behind when it was cut off has arrived by now.
+        labeler.tidy(project.external_id, [])
     census: Census | None = None
     for _ in range(0 if stale else TRIES):
         new.update(_poll(project_id, labeler, everything=False))
@@ -136,9 +138,11 @@ def _poll(project_id: int, labeler: Labeler, *, everything: bool) -> Counter[int
     with open_stores() as stores:
         project = labels.get_project(stores.db, project_id=project_id)
         waiting = labels.waiting(stores.db, project_id=project_id)
-    since = None if everything else project.watermark
-    newest, new, seen = project.watermark, Counter[int](), set[str]()
-    for items in labeler.changes(project.external_id, waiting=waiting, since=since):
+        settled, mark = None, project.watermark
+        if mark is not None and not everything:
+            settled = labels.settled(stores.db, project_id=project_id, since=mark - LATE, until=mark)
+    newest, new, seen = mark, Counter[int](), set[str]()
+    for items in labeler.changes(project.external_id, waiting=waiting, settled=settled):
         with open_stores() as stores:
             new.update(_store(stores, project, items))
         seen |= {item.key for item in items}
@@ -148,14 +152,14 @@ def _poll(project_id: int, labeler: Labeler, *, everything: bool) -> Counter[int
     with open_stores() as stores:
         project = labels.get_project(stores.db, project_id=project_id)
         project.watermark = newest
-        if since is None:
+        if settled is None:
             project.swept_at = utc_now()
         stores.db.add(project)
     return new
 
 
 def _store(stores: Stores, project: LabelProject, items: Sequence[Item]) -> Counter[int]:
-    """New versions of answers, by request. Items that are not this project's requests are passed by."""
+    """New versions of answers, how many by batch. Items that are not this project's requests are passed by."""
     requests = labels.requests_by_key(stores.db, project_id=project.id or 0, keys=[item.key for item in items])
     known = labels.answers_to(stores.db, request_ids=[request.id or 0 for request in requests.values()])
     by_item: dict[tuple[int, str], list[Label]] = {}
@@ -174,10 +178,13 @@ def _store(stores: Stores, project: LabelProject, items: Sequence[Item]) -> Coun
             label for name, label in stored.items() if name not in there and label.state is not RequestState.DELETED
         ]
         stores.db.add_all(_withdrawn(label) for label in gone)
+        request.changed_at = item.changed_at
+        if item.answers:  # of two copies, the unanswered one is taken away
+            request.external_id = item.external_id
         if fresh or gone:
             request.stale = True
-            stores.db.add(request)
-            new[request.id or 0] += len(fresh) + len(gone)
+            new[request.batch_id] += len(fresh) + len(gone)
+        stores.db.add(request)
     return new
 
 
@@ -275,32 +282,26 @@ def _withdraw_unseen(project: LabelProject, seen: set[str], labeler: Labeler) ->
         if live and census is not None and not seen and census.answers + census.skipped_items:
             raise Unavailable(f"{labeler.name} counts answers and lists none; nothing was changed: sync again later")
         stores.db.add_all(_withdrawn(label) for label in live)
-        new = Counter(label.request_id or 0 for label in live)
+        withdrawn = Counter(label.request_id or 0 for label in live)
         for request in there:
-            request.stale = request.stale or request.id in new
+            request.stale = request.stale or request.id in withdrawn
             stores.db.add(request)
-        return new
+        return Counter({request.batch_id: withdrawn[request.id or 0] for request in there if request.id in withdrawn})
 
 
 def _synced(stores: Stores, batch_id: int, pulled: Pulled) -> Synced:
     batch = labels.get_batch(stores.db, batch_id=batch_id)
     run = stores.db.get_one(CampaignRun, batch.run_id)
     project = labels.get_project(stores.db, project_id=batch.project_id or 0)
-    requests = labels.requests_of(stores.db, batch_id=batch_id)
-    answers = labels.answers_to(stores.db, request_ids=[request.id or 0 for request in requests])
     return Synced(
         batch_id=batch_id,
         campaign=stores.db.get_one(Campaign, run.campaign_id).name,
         state=batch.state,
-        new_labels=sum(pulled.new[request.id or 0] for request in requests),
-        rejected=_count(label.rejected for label in answers),
+        new_labels=pulled.new[batch_id],
+        rejected=labels.count_rejected(stores.db, batch_id=batch_id),
         states=labels.count_states(stores.db, batch_id=batch_id),
-        golden=_count(request.expected for request in requests),
+        golden=labels.count_requests(stores.db, batch_id=batch_id)[1],
         foreign=project.census.get("foreign", 0),
         complete=batch.state is BatchState.COMPLETE,
         reason=batch.reason,
     )
-
-
-def _count(told: Iterable[str]) -> int:
-    return sum(bool(one) for one in told)

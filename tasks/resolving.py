@@ -45,30 +45,13 @@ def resolve(project_id: int, labeler: Labeler) -> set[int]:
     """
     with open_stores() as stores:
         project = labels.get_project(stores.db, project_id=project_id)
-        batches = labels.batches_of(stores.db, project_id=project_id)
-        found = {batch.id or 0: _of_batch(stores, batch) for batch in batches}
-        external = {
-            request.id or 0: request.external_id
-            for batch_id in found
-            for request in labels.requests_of(stores.db, batch_id=batch_id)
-        }
-        before = {
-            request.id or 0: request.opinions for b in found for request in labels.requests_of(stores.db, batch_id=b)
-        }
-    more = {
-        external[name]: one.overlap
-        for resolved in found.values()
-        for name, one in resolved.items()
-        if one.overlap > before[name] and external[name]
-    }
+        stale = labels.requests_with_answers(stores.db, project_id=project_id, stale=True)
+        found = _resolutions(stores, project_id, stale)
+    more = {one.external_id: found[one.id or 0].overlap for one in stale if found[one.id or 0].overlap > one.opinions}
     if more:
         labeler.ask_again(project.external_id, more)
-    changed = set()
-    for batch_id, resolved in found.items():
-        with open_stores() as stores:
-            if _apply(stores, batch_id, resolved) or resolved:
-                changed.add(batch_id)
-    return changed
+    with open_stores() as stores:
+        return _apply(stores, project_id, found)
 
 
 def note_gone(stores: Stores, requests: Sequence[LabelRequest], present: set[str]) -> int:
@@ -115,16 +98,24 @@ def tell(batch: LabelBatch, campaign: Campaign) -> None:
     )
 
 
-def _of_batch(stores: Stores, batch: LabelBatch) -> dict[int, Resolution]:
-    """Resolutions of a batch's stale requests; of all of them, where one annotator's habits tell of other items."""
-    policy = LabelPolicy.model_validate(batch.policy)
-    requests = labels.requests_of(stores.db, batch_id=batch.id or 0)
-    wanted = [request for request in requests if request.stale]
-    if wanted and policy.opinions > 1:
-        wanted = list(requests)
-    answers = by_request(labels.answers_to(stores.db, request_ids=[request.id or 0 for request in wanted]))
-    believed = believe(answers) if policy.opinions > 1 or policy.most_opinions else {}
-    return {one.id or 0: _resolution(one, answers.get(one.id or 0, []), policy, believed) for one in wanted}
+def _resolutions(stores: Stores, project_id: int, stale: Sequence[LabelRequest]) -> dict[int, Resolution]:
+    """Of stale requests; of their whole batches, where one annotator's habits tell of other items."""
+    policies = {
+        batch.id or 0: LabelPolicy.model_validate(batch.policy)
+        for batch in labels.batches_of(stores.db, project_id=project_id)
+    }
+    concerned, wanted = {one.batch_id for one in stale}, stale
+    together = {name for name in concerned if policies[name].opinions > 1 or policies[name].most_opinions}
+    if together:
+        all_of_them = labels.requests_with_answers(stores.db, project_id=project_id, stale=False)
+        wanted = [*stale, *(one for one in all_of_them if one.batch_id in together and not one.stale)]
+    answers = by_request(labels.answers_to(stores.db, request_ids=[one.id or 0 for one in wanted]))
+    believed: dict[int, dict[Classes, float]] = {}
+    for name in together:
+        believed |= believe({one.id or 0: answers.get(one.id or 0, []) for one in wanted if one.batch_id == name})
+    return {
+        one.id or 0: _resolution(one, answers.get(one.id or 0, []), policies[one.batch_id], believed) for one in wanted
+    }
 
 
 def by_request(answers: Iterable[Label]) -> dict[int, list[Label]]:
@@ -215,22 +206,23 @@ def _resolution(
     return pending._replace(state=state, classes=winner, confidence=round(weights.get(winner, 0.0), 4))
 
 
-def _apply(stores: Stores, batch_id: int, resolved: Mapping[int, Resolution]) -> bool:
-    """Write resolutions down, and move the batch on; whether its state changed."""
-    batch = labels.get_batch(stores.db, batch_id=batch_id)
-    requests = [one for one in labels.requests_of(stores.db, batch_id=batch_id) if one.id in resolved]
+def _apply(stores: Stores, project_id: int, found: Mapping[int, Resolution]) -> set[int]:
+    """Write resolutions down, and move batches on; the batches that were concerned."""
+    requests = labels.requests_by_id(stores.db, ids=list(found))
     candidates = labels.candidates_of(stores.db, requests=requests)
     for request in requests:
-        found = resolved[request.id or 0]
-        request.class_name = found.classes[0] if len(found.classes) == 1 else ""
-        request.class_names, request.confidence = list(found.classes), found.confidence
-        request.opinions, request.stale = found.opinions, False
-        _move(request, candidates, found.state)
+        one = found[request.id or 0]
+        request.class_name = one.classes[0] if len(one.classes) == 1 else ""
+        request.class_names, request.confidence = list(one.classes), one.confidence
+        request.opinions, request.stale = one.opinions, False
+        _move(request, candidates, one.state)
         stores.db.add(request)
     stores.db.flush()
-    before = batch.state
-    _settle(stores, batch)
-    return batch.state is not before
+    concerned = {request.batch_id for request in requests}
+    for batch in labels.batches_of(stores.db, project_id=project_id):
+        if batch.state is BatchState.OPEN or batch.id in concerned:
+            _settle(stores, batch)
+    return concerned
 
 
 def _move(request: LabelRequest, candidates: Mapping[int, Candidate], state: RequestState) -> None:
@@ -249,22 +241,22 @@ def _settle(stores: Stores, batch: LabelBatch) -> None:
     if batch.state is BatchState.REJECTED or run.state not in (RunState.SENT, RunState.LABELLED):
         return
     policy = LabelPolicy.model_validate(batch.policy)
-    requests = labels.requests_of(stores.db, batch_id=batch.id or 0)
-    wrong = "" if batch.released else distrust(golden_answers(stores, requests), policy)
+    known = golden_answers(stores, labels.golden_requests(stores.db, batch_id=batch.id or 0))
+    wrong = "" if batch.released else distrust(known, policy)
     if wrong:
         batch.state, batch.reason = move(batch.state, BatchState.QUARANTINED), wrong
-    elif batch.state is BatchState.OPEN and _is_enough(requests, policy):
+    elif batch.state is BatchState.OPEN and _is_enough(stores, batch, policy):
         batch.state = move(batch.state, BatchState.COMPLETE)
         run.state = move(run.state, RunState.LABELLED)
     stores.db.add_all([batch, run])
     stores.db.flush()
 
 
-def _is_enough(requests: Sequence[LabelRequest], policy: LabelPolicy) -> bool:
+def _is_enough(stores: Stores, batch: LabelBatch, policy: LabelPolicy) -> bool:
     """Whether the share of the asked items that has its answers is what the policy calls enough."""
-    asked = [request for request in requests if request.candidate_id is not None]
-    settled = sum(request.state is not RequestState.PENDING for request in asked)
-    return settled >= policy.enough * len(asked) - 1e-9
+    states = labels.count_states(stores.db, batch_id=batch.id or 0)
+    asked = sum(states.values())
+    return asked - states.get(RequestState.PENDING, 0) >= policy.enough * asked - 1e-9
 
 
 def golden_answers(stores: Stores, requests: Sequence[LabelRequest]) -> dict[str, tuple[int, int]]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from models.campaign import Campaign, CampaignRun, Candidate, Issue
+from models.campaign import Campaign, CampaignRun, Issue
 from models.errors import BadInput, Incompatible
 from models.labeling import LabelBatch, LabelProject, LabelRequest
 from models.learning import ModelVersion
 from models.plans import CampaignPlan, LabelPolicy, SelectionPolicy
 from models.states import BatchState, CandidateState, IssueState, RunState, move
 from models.values import Example, ProjectBrief, RequestDraft, Sent
-from storage import campaigns, corpora, labels
+from storage import campaigns, labels
+from storage.campaigns import Choice
 from storage.labelers import Labeler
 from storage.labelstudio_format import SHOWN_EXEMPLARS
 from storage.stores import Stores, alone, open_stores
@@ -21,6 +23,13 @@ from tasks import golden
 from tasks.steps import step
 
 NOTHING = "nothing is left to ask: all was discarded, labelled or sent elsewhere"
+
+
+class Wanted(NamedTuple):
+    """What of a run is to be asked, and how many of its candidates are not wanted any more, by reason."""
+
+    candidates: list[Choice]
+    unwanted: dict[str, int]
 
 
 @step()
@@ -42,13 +51,13 @@ def prepare_batch(run_id: int, plan: CampaignPlan) -> int:
             run = campaigns.get_run(stores.db, run_id=run_id)
             if run.state is RunState.PLANNED:
                 raise BadInput(f"run {run_id} has no candidates to send; mine it first with: dipnet campaign run")
-            asked, _ = _asked(stores, run, plan.labelling)
-            project = _project(stores, run, plan) if asked else None
+            wanted = _asked(stores, run, plan.labelling)
+            project = _project(stores, run, plan) if wanted.candidates else None
         if project is not None:
             project = _open(project)
         with open_stores() as stores:
             run = campaigns.get_run(stores.db, run_id=run_id)
-            batch = _add_batch(stores, run, plan, project)
+            batch = _add_batch(stores, run, plan.labelling, project, wanted)
             issue = campaigns.get_issue(stores.db, name=plan.issue)
             campaigns.advance_issue(stores.db, issue=issue, target=IssueState.LABELLING)
     return batch.id or 0
@@ -117,21 +126,13 @@ def brief_of(stores: Stores, project: LabelProject) -> ProjectBrief:
     )
 
 
-def drafts_of(stores: Stores, run: CampaignRun, requests: Sequence[LabelRequest]) -> list[RequestDraft]:
-    """Requests as a labeller gets them. Nothing in them tells a golden item from another one."""
-    samples = corpora.known_samples(stores.db, ids=[request.sample_id for request in requests])
+def drafts_of(stores: Stores, run: CampaignRun, *, pending: bool = False) -> list[RequestDraft]:
+    """A run's requests as a labeller gets them; with `pending`, those that wait alone. Golden items look like the others."""
     model = stores.db.get_one(ModelVersion, run.model_id) if run.model_id else None
+    version = f"{model.name}-{model.weights_sha256[:8]}" if model else ""
     return [
-        RequestDraft(
-            key=request.key,
-            uri=samples[request.sample_id].uri,
-            sample_id=request.sample_id,
-            priority=request.position,
-            predicted_class=request.predicted_class,
-            predicted_probability=request.predicted_probability,
-            model_version=f"{model.name}-{model.weights_sha256[:8]}" if model else "",
-        )
-        for request in requests
+        RequestDraft(**row._asdict(), model_version=version)
+        for row in labels.drafts_of(stores.db, run_id=run.id or 0, pending=pending)
     ]
 
 
@@ -174,23 +175,21 @@ def _open(project: LabelProject) -> LabelProject:
     return project
 
 
-def _asked(stores: Stores, run: CampaignRun, policy: LabelPolicy) -> tuple[list[Candidate], dict[str, int]]:
-    """Candidates to ask about, and how many are not wanted. Raises BadInput where an engineer is to accept some first."""
-    wanted, unwanted = _still_wanted(stores, run, campaigns.candidates_of(stores.db, run_id=run.id or 0))
+def _asked(stores: Stores, run: CampaignRun, policy: LabelPolicy) -> Wanted:
+    """Candidates to ask about. Raises BadInput where an engineer is to accept some first."""
+    found = _still_wanted(stores, run, campaigns.choices_of(stores.db, run_id=run.id or 0))
     if policy.accept == "auto":
-        return wanted, unwanted
-    accepted = [candidate for candidate in wanted if candidate.state is CandidateState.ACCEPTED]
-    if wanted and not accepted:
+        return found
+    accepted = [candidate for candidate in found.candidates if candidate.state is CandidateState.ACCEPTED]
+    if found.candidates and not accepted:
         name = stores.db.get_one(Campaign, run.campaign_id).name
         raise BadInput(
             f"campaign '{name}' sends what was accepted, and nothing is yet; look with: dipnet campaign review {name}"
         )
-    return accepted, unwanted
+    return Wanted(accepted, found.unwanted)
 
 
-def _still_wanted(
-    stores: Stores, run: CampaignRun, candidates: Sequence[Candidate]
-) -> tuple[list[Candidate], dict[str, int]]:
+def _still_wanted(stores: Stores, run: CampaignRun, candidates: Sequence[Choice]) -> Wanted:
     """Candidates that nobody discarded, labelled or sent elsewhere since; how many are of the last two kinds."""
     labelled = labels.labelled_samples(stores.db)
     policy = SelectionPolicy.model_validate(run.policy)
@@ -205,7 +204,7 @@ def _still_wanted(
             unwanted["sent by another campaign since it was mined"] += 1
         else:
             wanted.append(candidate)
-    return wanted, dict(unwanted)
+    return Wanted(wanted, dict(unwanted))
 
 
 def _count(stores: Stores, run: CampaignRun, unwanted: dict[str, int]) -> None:
@@ -215,37 +214,40 @@ def _count(stores: Stores, run: CampaignRun, unwanted: dict[str, int]) -> None:
         stores.db.add(run)
 
 
-def _add_batch(stores: Stores, run: CampaignRun, plan: CampaignPlan, project: LabelProject | None) -> LabelBatch:
+def _add_batch(
+    stores: Stores, run: CampaignRun, policy: LabelPolicy, project: LabelProject | None, wanted: Wanted
+) -> LabelBatch:
     """A batch with a request for each candidate and for each golden item, in the order in which they are to be seen."""
     batch = LabelBatch(
         run_id=run.id or 0,
         project_id=project.id if project else None,
         labeler=stores.labeler.name,
-        policy=plan.labelling.model_dump(),
+        policy=policy.model_dump(),
     )
     stores.db.add(batch)
     stores.db.flush()
-    asked, unwanted = _asked(stores, run, plan.labelling)
-    _count(stores, run, unwanted)
+    _count(stores, run, wanted.unwanted)
     if project is None:
         return batch
-    requests = [
-        LabelRequest(
-            batch_id=batch.id or 0,
-            candidate_id=candidate.id,
-            sample_id=candidate.sample_id,
-            key=key_of(run, candidate.sample_id),
-            predicted_class=candidate.predicted_class,
-            predicted_probability=candidate.predicted_probability,
-            opinions=plan.labelling.opinions,
-        )
-        for candidate in asked
+    blank = LabelRequest(batch_id=batch.id or 0, sample_id="", key="", opinions=policy.opinions).model_dump(
+        exclude={"id"}
+    )
+    asked = [
+        blank
+        | {
+            "candidate_id": one.id,
+            "sample_id": one.sample_id,
+            "key": key_of(run, one.sample_id),
+            "predicted_class": one.predicted_class,
+            "predicted_probability": one.predicted_probability,
+        }
+        for one in wanted.candidates
     ]
-    known = golden.items(stores, run, batch, project.class_names, asked=len(requests))
-    for position, request in enumerate(golden.mixed(requests, known, seed=run.key)):
-        request.position = position
-        stores.db.add(request)
-    stores.db.flush()
+    known = [
+        blank | told for told in golden.items(stores, run, policy, project.class_names, asked=len(wanted.candidates))
+    ]
+    mixed = golden.mixed(asked, known, seed=run.key)
+    labels.add_requests(stores.db, rows=[row | {"position": place} for place, row in enumerate(mixed)])
     return batch
 
 
@@ -262,12 +264,15 @@ def _unwanted(stores: Stores, batch_id: int) -> set[str]:
     """Keys of an unsent batch's requests that are not wanted any more."""
     batch = labels.get_batch(stores.db, batch_id=batch_id)
     run = campaigns.get_run(stores.db, run_id=batch.run_id)
-    requests = labels.requests_of(stores.db, batch_id=batch_id) if run.state is RunState.MINED else []
-    candidates = labels.candidates_of(stores.db, requests=requests)
-    still = {one.id for one in _still_wanted(stores, run, list(candidates.values()))[0]}
-    unwanted = {one.key for one in requests if one.candidate_id is not None and one.candidate_id not in still}
-    asked = [one for one in requests if one.candidate_id is not None and one.key not in unwanted]
-    return unwanted if asked else {one.key for one in requests}  # golden items alone measure nothing that is wanted
+    if run.state is not RunState.MINED:
+        return set()
+    keys = labels.keys_of(stores.db, batch_id=batch_id)
+    still = {
+        one.id for one in _still_wanted(stores, run, campaigns.choices_of(stores.db, run_id=batch.run_id)).candidates
+    }
+    unwanted = {key for key, candidate_id in keys.items() if candidate_id is not None and candidate_id not in still}
+    asked = any(candidate_id is not None and key not in unwanted for key, candidate_id in keys.items())
+    return unwanted if asked else set(keys)  # golden items alone measure nothing that is wanted
 
 
 def _what_to_send(stores: Stores, batch_id: int, *, drop: set[str]) -> list[RequestDraft]:
@@ -277,35 +282,28 @@ def _what_to_send(stores: Stores, batch_id: int, *, drop: set[str]) -> list[Requ
     if run.state is not RunState.MINED:
         return []
     campaigns.require_sendable(stores.db, run=run)
-    requests = labels.requests_of(stores.db, batch_id=batch_id)
-    dropped = [request for request in requests if request.key in drop]
-    kept = [request for request in requests if request.key not in drop]
-    candidates = labels.candidates_of(stores.db, requests=dropped)
-    _count(stores, run, _still_wanted(stores, run, list(candidates.values()))[1])
-    for request in dropped:
-        stores.db.delete(request)
-    if not kept:
+    if drop:
+        dropped = {labels.keys_of(stores.db, batch_id=batch_id)[key] for key in drop}
+        gone = [one for one in campaigns.choices_of(stores.db, run_id=batch.run_id) if one.id in dropped]
+        _count(stores, run, _still_wanted(stores, run, gone).unwanted)
+        labels.drop_requests(stores.db, keys=sorted(drop))
+    drafts = drafts_of(stores, run)
+    if not drafts:
         run.state = move(move(run.state, RunState.SENT), RunState.LABELLED)
         batch.state = batch.announced = move(batch.state, BatchState.COMPLETE)
         stores.db.add_all([run, batch])
     stores.db.flush()
-    return drafts_of(stores, run, kept)
+    return drafts
 
 
 def _note_sent(stores: Stores, batch_id: int, external: dict[str, str], labeler: Labeler) -> None:
-    """Remember what the labeller calls each request."""
+    """Remember what the labeller calls each request.
+
+    What nobody looked at is accepted by being sent, and only then: it is no verdict to learn from.
+    """
     batch = labels.get_batch(stores.db, batch_id=batch_id)
     run = campaigns.get_run(stores.db, run_id=batch.run_id)
-    requests = labels.requests_of(stores.db, batch_id=batch_id)
-    candidates = labels.candidates_of(stores.db, requests=requests)
-    for request in requests:
-        request.external_id = external[request.key]
-        candidate = candidates.get(request.candidate_id or 0)
-        if candidate is not None:
-            # What nobody looked at is accepted by being sent, and only then: it is no verdict to learn from.
-            candidate.state = move(move(candidate.state, CandidateState.ACCEPTED), CandidateState.SENT)
-            stores.db.add(candidate)
-        stores.db.add(request)
+    labels.note_sent(stores.db, batch_id=batch_id, external=external)
     run.state = move(run.state, RunState.SENT)
     project = _project_of(stores, batch)
     if project is not None and project.media_until and labeler.links_until:
@@ -316,14 +314,14 @@ def _note_sent(stores: Stores, batch_id: int, external: dict[str, str], labeler:
 
 def _sent(stores: Stores, batch_id: int, labeler: Labeler) -> Sent:
     batch = labels.get_batch(stores.db, batch_id=batch_id)
-    requests, project = labels.requests_of(stores.db, batch_id=batch_id), _project_of(stores, batch)
-    known = sum(request.candidate_id is None for request in requests)
+    asked, known = labels.count_requests(stores.db, batch_id=batch_id)
+    project = _project_of(stores, batch)
     return Sent(
         run_id=batch.run_id,
         batch_id=batch_id,
         project=project.external_id if project else "",
-        sent=len(requests) - known,
+        sent=asked,
         golden=known,
         url=labeler.url(project.external_id) if project else "",
-        note="" if requests else NOTHING,
+        note="" if asked else NOTHING,
     )

@@ -4,9 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from models.states import RequestState
-from models.values import Answer, Census, Item, ProjectBrief, RequestDraft, Waiting
-
-OVERLAP = timedelta(seconds=60)
+from models.values import Answer, Census, Item, ProjectBrief, RequestDraft, Settled, Waiting
 
 
 class Task:
@@ -85,10 +83,10 @@ class Desk:
         self.tasks.append(Task(len(self.tasks) + 1, draft, self.now))
 
     def changes(
-        self, project: str, *, waiting: Mapping[str, Waiting], since: datetime | None
+        self, project: str, *, waiting: Mapping[str, Waiting], settled: Settled | None
     ) -> Iterator[Sequence[Item]]:
         for task in list(self.tasks):
-            if task.answers if since is None else task.changed_at >= since - OVERLAP:
+            if task.answers if settled is None else task.changed_at > settled.until:
                 given = list(task.answers.values())
                 yield [Item(key=task.key, external_id=str(task.number), changed_at=task.changed_at, answers=given)]
 

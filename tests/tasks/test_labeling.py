@@ -270,8 +270,7 @@ def test_what_a_killed_send_left_at_the_labeller_stays_ours_even_when_it_is_not_
     mining.mine_candidates(run_id)
     batch_id = routing.prepare_batch(run_id, wanted)
     with open_stores() as stores:
-        run = campaigns.get_run(stores.db, run_id=run_id)
-        drafts = routing.drafts_of(stores, run, labels.requests_of(stores.db, batch_id=batch_id))
+        drafts = routing.drafts_of(stores, campaigns.get_run(stores.db, run_id=run_id))
     desk.send("p1", drafts[:1])  # and then it was killed
     reviewing.review("c", [draft.sample_id for draft in drafts[:2]], accept=False)
     assert routing.send_batch(batch_id).sent == 5
@@ -429,14 +428,14 @@ def test_a_rejected_batch_is_closed_and_never_used(world: Path, desk: Desk) -> N
 
 
 def test_golden_places_are_spread_by_chance_and_keep_every_request() -> None:
-    others, known = [LabelRequest(key=str(n)) for n in range(100)], [LabelRequest(key=f"g{n}") for n in range(20)]  # type: ignore[call-arg]
-    found = [request.key for request in golden.mixed(others, known, seed="s")]
+    others, known = [{"key": str(n)} for n in range(100)], [{"key": f"g{n}"} for n in range(20)]
+    found = [request["key"] for request in golden.mixed(others, known, seed="s")]
     assert [key for key in found if not key.startswith("g")] == [str(n) for n in range(100)]
     assert sorted(key for key in found if key.startswith("g")) == sorted(f"g{n}" for n in range(20))
     places = [place for place, key in enumerate(found) if key.startswith("g")]
     assert max(places) > 90
     assert min(places) < 30
-    assert found == [request.key for request in golden.mixed(others, known, seed="s")]
+    assert found == [request["key"] for request in golden.mixed(others, known, seed="s")]
 
 
 # Completion, links, review

@@ -92,6 +92,7 @@ def _change_requests() -> None:
         for name in ("predicted_probability", "confidence"):
             batch_op.add_column(sa.Column(name, sa.Float(), nullable=False, server_default="0"))
         batch_op.add_column(sa.Column("class_names", sa.JSON(), nullable=False, server_default="[]"))
+        batch_op.add_column(sa.Column("changed_at", sa.DateTime(timezone=True), nullable=True))
         for name in ("gone", "stale"):
             batch_op.add_column(sa.Column(name, sa.Boolean(), nullable=False, server_default=sa.false()))
     of_candidate = "(SELECT c.{} FROM candidate c WHERE c.id = labelrequest.candidate_id)"
@@ -126,8 +127,8 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_labelrequest_sample_id"))
         batch_op.drop_constraint(batch_op.f("fk_labelrequest_sample_id"), type_="foreignkey")
         for column in (
-            "stale", "gone", "class_names", "confidence", "predicted_probability", "opinions", "position", "class_name",
-            "predicted_class", "expected", "sample_id",
+            "changed_at", "stale", "gone", "class_names", "confidence", "predicted_probability", "opinions", "position",
+            "class_name", "predicted_class", "expected", "sample_id",
         ):  # fmt: skip
             batch_op.drop_column(column)
         batch_op.alter_column("candidate_id", existing_type=sa.Integer(), nullable=False)
