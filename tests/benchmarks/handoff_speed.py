@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import resource
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,16 +15,20 @@ from uuid import uuid4
 
 from sqlmodel import col, select
 
-from models.campaign import Candidate
-from models.states import RequestState
-from storage.labelstudio_format import label_config, task_of
-from storage.labelstudio_server import LabelStudioServer
-from storage.stores import open_stores
-from tasks import routing
-from tests.benchmarks.handoff_checks import check_sent
-from tests.benchmarks.handoff_direct import Direct
-from tests.benchmarks.handoff_worker import send, sync
-from tests.benchmarks.handoff_world import CLASSES, World, living_in, plant
+HOUSE = Path(__file__).parents[2]
+if __name__ == "__main__":
+    sys.path.insert(0, str(HOUSE))
+
+from models.campaign import Candidate  # noqa: E402
+from models.states import RequestState  # noqa: E402
+from storage.labelstudio_format import label_config, task_of  # noqa: E402
+from storage.labelstudio_server import LabelStudioServer  # noqa: E402
+from storage.stores import open_stores  # noqa: E402
+from tasks import routing  # noqa: E402
+from tests.benchmarks.handoff_checks import check_sent  # noqa: E402
+from tests.benchmarks.handoff_direct import Direct  # noqa: E402
+from tests.benchmarks.handoff_worker import send, sync  # noqa: E402
+from tests.benchmarks.handoff_world import CLASSES, World, living_in, plant  # noqa: E402
 
 NEW = 100
 
@@ -78,16 +84,9 @@ def measure(server: LabelStudioServer, *, count: int, repeats: int) -> Speed:
 
 def measure_apart(data: Path, *, count: int, repeats: int) -> Speed:
     """The same in a process of its own, whose memory is that of dipnet alone."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measure_with, data, count, repeats).result()
-
-
-def _measure_with(data: Path, count: int, repeats: int) -> Speed:
-    with LabelStudioServer(data) as server:
-        return measure(server, count=count, repeats=repeats)
+    command = [sys.executable, str(Path(__file__).absolute()), str(data), str(count), str(repeats)]
+    done = subprocess.run(command, cwd=HOUSE, stdout=subprocess.PIPE, check=True, text=True)
+    return Speed(*json.loads(done.stdout.splitlines()[-1]))
 
 
 def _send_beside_raw(
@@ -159,5 +158,11 @@ def _reads_right(world: World, by_hand: set[str]) -> bool:
 
 
 def _megabytes() -> float:
-    """The most that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most that this process has held since it began; getrusage would tell of the one that it was forked from."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+if __name__ == "__main__":
+    with LabelStudioServer(Path(sys.argv[1])) as own:
+        print(json.dumps(measure(own, count=int(sys.argv[2]), repeats=int(sys.argv[3]))))

@@ -79,18 +79,13 @@ def speed(migrated: Path, *, quick: bool) -> list[Check]:
     with fresh_data(migrated) as data:
         found = handoff_speed.measure_apart(data, count=count, repeats=repeats)
     ratio = sorted(found.ratios)[len(found.ratios) // 2]
+    # What a send costs whatever its size, opening a project above all, is no measure in a small one.
+    bar, met = (None, None) if quick else (1.5, ratio <= 1.5)
     scale = count / 10_000
     detail = {"raw at once": round(found.raw_at_once, 2), "raw by thousand": round(found.raw_by_thousand, 2)}
     return [
         Check(f"send {count:,} with predictions", found.send, "s", 60 * scale, found.send <= 60 * scale, detail=detail),
-        Check(
-            "a send by one raw import of the same",
-            ratio,
-            "x",
-            1.5,
-            ratio <= 1.5,
-            [min(found.ratios), max(found.ratios)],
-        ),
+        Check("a send by one raw import of the same", ratio, "x", bar, met, [min(found.ratios), max(found.ratios)]),
         Check(
             f"first sync of {count - 100:,} answers", found.first_sync, "s", 90 * scale, found.first_sync <= 90 * scale
         ),
