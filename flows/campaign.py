@@ -6,7 +6,7 @@ from prefect.context import FlowRunContext
 from models.errors import DipnetError
 from models.plans import CampaignPlan, ContinuePlan
 from models.values import CampaignOutcome, Continued
-from tasks import mining, planning, reporting, routing
+from tasks import mining, planning, publishing, routing
 
 
 @flow(name="run-campaign")
@@ -24,7 +24,7 @@ def run_campaign(plan: CampaignPlan) -> CampaignOutcome:
     sends = plan.sends_by_itself and mined.candidates
     sent = routing.send_batch(routing.prepare_batch(run_id, plan)) if sends else None
     outcome = CampaignOutcome(campaign=plan.campaign, status=planning.stands(plan), mined=mined, sent=sent)
-    reporting.publish(f"campaign-{plan.campaign}", [outcome.mined])
+    publishing.publish(f"campaign-{plan.campaign}", [outcome.mined])
     return outcome
 
 
@@ -45,5 +45,5 @@ def continue_campaigns(plan: ContinuePlan = ContinuePlan()) -> list[Continued]: 
             outcomes.append(Continued(campaign=one.campaign, status=run(one).status))
         except DipnetError as problem:  # one campaign's trouble is not another's
             outcomes.append(Continued(campaign=one.campaign, status=f"failed: {problem}"))
-    reporting.publish("continued", outcomes)
+    publishing.publish("continued", outcomes)
     return outcomes

@@ -4,7 +4,7 @@ from prefect import flow
 
 from models.plans import EmbedPlan, IngestPlan
 from models.values import Embedded, Ingested
-from tasks import embedding, ingesting, reporting
+from tasks import embedding, ingesting, publishing
 
 GROUPS = 200  # a self-hosted Prefect server is at ease with a few hundred task runs a flow
 
@@ -33,5 +33,5 @@ def embed_corpus(plan: EmbedPlan) -> list[Embedded]:
         for start in range(0, len(pending), size):
             embedding.embed_shards(pending[start : start + size], plan.encoder, plan.batch_size)
         outcomes.append(embedding.count_embedded(corpus, plan.encoder, done=len(pending)))
-    reporting.publish("embedded", outcomes)
+    publishing.publish("embedded", outcomes)
     return outcomes

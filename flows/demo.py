@@ -259,9 +259,12 @@ def _label_studio(chosen: Demo, out: Console) -> Iterator[str]:
     from storage.stores import open_stores
 
     if chosen.label_studio_url:
-        with open_stores() as stores:
-            stores.labeler.check()  # now, not after a minute of embedding
-        yield chosen.label_studio_url
+        from flows.receiving import receiver_beside
+
+        with receiver_beside(chosen.folder):
+            with open_stores() as stores:
+                stores.labeler.check()  # now, not after a minute of embedding
+            yield chosen.label_studio_url
         return
     from storage.labelstudio_server import LabelStudioServer
 

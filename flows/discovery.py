@@ -4,7 +4,7 @@ from prefect import flow
 
 from models.plans import DiscoverPlan
 from models.values import Proposed
-from tasks import discovering, evaluating, reporting
+from tasks import discovering, evaluating, publishing
 
 
 @flow(name="discover-failures")
@@ -16,5 +16,5 @@ def discover_failures(plan: DiscoverPlan) -> Proposed:
     """
     evaluating.evaluate(plan.model, plan.scenario)
     proposed = discovering.propose_issue(plan)
-    reporting.publish("discovered", [proposed])
+    publishing.publish("discovered", [proposed])
     return proposed

@@ -5,7 +5,7 @@ from prefect import flow
 from models.errors import DipnetError
 from models.plans import SyncPlan
 from models.values import Synced
-from tasks import labeling, reporting
+from tasks import labeling, publishing
 
 
 @flow(name="sync-labels")
@@ -25,7 +25,7 @@ def sync_labels(plan: SyncPlan = SyncPlan()) -> list[Synced]:  # noqa: B008  fro
         except DipnetError as problem:  # one project's trouble is not another's
             troubles.append(type(problem)(f"label project {project_id}: {problem}"))
     labeling.announce()
-    reporting.publish("synced", outcomes)
+    publishing.publish("synced", outcomes)
     if troubles:
         told = "; ".join(str(problem) for problem in troubles)
         raise type(troubles[0])(f"{told} (the other {len(outcomes)} batches are synced)")

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import copy
 import ipaddress
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
+import httpx
 import uvicorn
 from rich.console import Console
 from uvicorn.config import LOGGING_CONFIG
 
-from flows.control_plane import free_port
-from models.settings import Settings, load_settings
-from storage.media import Signer
+from flows.control_plane import end_with_parent, free_port
+from models.errors import Unavailable
+from models.settings import PREFIX, Settings, load_settings
+from storage.media import HEALTH, MARK, Signer
 from storage.stores import open_stores
 
+LOOPBACK = "127.0.0.1"
+START_SECONDS = 120
 APP = "deploy.receiver:make_app"  # by name: what is served and what serves it are peers
 
 
@@ -27,6 +40,56 @@ def serve_receiver(*, host: str, port: int) -> None:
     chosen = free_port(port, host)
     _introduce(settings, host, chosen)
     uvicorn.run(APP, factory=True, host=host, port=chosen, **server_options())
+
+
+@contextmanager
+def receiver_beside(folder: Path) -> Iterator[str]:
+    """The URL of a receiver on loopback that lives as long as the block, known to this process; the same one every time.
+
+    Its port and secret lie in the folder, readable by their owner alone, so that links of an earlier run stay good.
+    Raises Unavailable when it does not start.
+    """
+    port, secret = _kept(folder / "receiver.json")
+    url = f"http://{LOOPBACK}:{port}"
+    os.environ |= {f"{PREFIX}RECEIVER_URL": url, f"{PREFIX}RECEIVER_SECRET": secret}
+    log = folder / "receiver.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603  our own interpreter
+            [sys.executable, "-c", "from flows.cli import main; main()", "receiver", "--port", str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            preexec_fn=end_with_parent,
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Unavailable(f"the receiver does not answer at {url}; see {log}")
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _kept(path: Path) -> tuple[int, str]:
+    if not path.is_file():
+        made = json.dumps({"port": free_port(0), "secret": token_hex(32)})
+        partial = path.with_suffix(".partial")
+        partial.unlink(missing_ok=True)
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:  # noqa: PTH123
+            handle.write(made)
+        partial.replace(path)
+    known = json.loads(path.read_text())
+    return int(known["port"]), str(known["secret"])
+
+
+def _answers(url: str) -> bool:
+    try:
+        return bool(httpx.get(f"{url}{HEALTH}", timeout=5).headers.get(MARK[0]) == MARK[1])
+    except httpx.HTTPError:
+        return False
 
 
 def server_options() -> dict[str, Any]:

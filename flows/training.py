@@ -4,7 +4,7 @@ from prefect import flow
 
 from models.plans import RetrainPlan
 from models.values import Retrained
-from tasks import evaluating, learning, reporting
+from tasks import evaluating, learning, publishing
 
 
 @flow(name="retrain-and-evaluate")
@@ -31,5 +31,5 @@ def retrain_and_evaluate(plan: RetrainPlan) -> Retrained:
     by_name = {compared.scenario: compared for compared in comparisons}
     gate = evaluating.judge(plan.issue, by_name[on_slice], by_name[overall]) if on_slice and comparisons else None
     outcome = Retrained(fitted=fitted, evaluations=evaluations, comparisons=comparisons, gate=gate)
-    reporting.publish(f"model-{plan.model}", [outcome.fitted, *comparisons])
+    publishing.publish(f"model-{plan.model}", [outcome.fitted, *comparisons])
     return outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from sqlmodel import Session
 
 from models.errors import BadSettings, CorruptData, Incompatible, Unavailable
 from storage.locks import alone
+
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def open_engine(url: str) -> Engine:
@@ -68,7 +71,7 @@ def transaction(engine: Engine) -> Iterator[Session]:
 def alembic_config(url: str) -> Config:
     """Alembic's configuration, without a file."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
     return config
 
@@ -90,8 +93,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 def _migrate(engine: Engine, shown: str) -> None:
     """Bring the schema to this version's head; refuse a database that a newer dipnet has migrated."""
-    config = alembic_config(engine.url.render_as_string(hide_password=False))
-    scripts = ScriptDirectory.from_config(config)
+    scripts = _scripts()
     head = scripts.get_current_head()
     with engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
@@ -102,7 +104,13 @@ def _migrate(engine: Engine, shown: str) -> None:
             f"database '{shown}' was migrated by a newer dipnet (revision {current}); upgrade dipnet, or name another database"
         )
     with alone(engine, "migrate"):  # so that two first starts at once do not migrate twice
-        command.upgrade(config, "head")
+        command.upgrade(alembic_config(engine.url.render_as_string(hide_password=False)), "head")
+
+
+@cache
+def _scripts() -> ScriptDirectory:
+    """This version's migrations, read once: a poll opens the database a dozen times."""
+    return ScriptDirectory(str(MIGRATIONS))
 
 
 def _knows(scripts: ScriptDirectory, revision: str) -> bool:

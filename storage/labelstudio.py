@@ -8,6 +8,7 @@ twice, is tidied away before anybody answers it.
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from pydantic import SecretStr
 from models.errors import Incompatible, Unavailable
 from models.values import Census, Item, ProjectBrief, RequestDraft, Settled, Waiting
 from storage.labelstudio_connection import Condition, Connection, Task, attempts
-from storage.labelstudio_files import serve_files
+from storage.labelstudio_files import serve_files, way_of
 from storage.labelstudio_format import (
     CONTROL,
     KEY,
@@ -32,6 +33,7 @@ from storage.labelstudio_format import (
     label_config,
     task_of,
 )
+from storage.labelstudio_server import RELEASE
 from storage.media import TOKEN_HEADER, Media
 
 log = logging.getLogger("dipnet")
@@ -46,6 +48,7 @@ OURS: Condition = (f"data.{KEY}", "empty", "String", False)
 FOREIGN: Condition = (f"data.{KEY}", "empty", "String", True)
 ANSWERED: Condition = ("total_annotations", "greater", "Number", 0)
 SKIPPED: Condition = ("cancelled_annotations", "greater", "Number", 0)
+OLDEST = (1, 20)  # older ones are not tried: their filters and tokens differ
 HOOK_ACTIONS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED", "TASKS_DELETED")
 
 
@@ -224,12 +227,20 @@ class LabelStudioLabeler:
         return f"{self._server.url}/projects/{project}"
 
     def check(self) -> dict[str, str]:
-        """Version and user, for `dipnet doctor`. Raises Unavailable saying which of URL, server and token is wrong."""
+        """Version, user and images, for `dipnet doctor`. Raises Unavailable saying which of URL, server and token is wrong.
+
+        Raises Incompatible for a version that is older than what dipnet knows.
+        """
         with self._server.plainly() as client:
             version, user = client.versions.get(), client.users.whoami()
         if not isinstance(version.release, str) or not isinstance(user.email, str):
             raise self._server.stranger()
-        return {"version": version.release, "user": user.email}
+        if _numbers(version.release) < OLDEST:
+            raise Incompatible(
+                f"Label Studio at {self._server.url} has version {version.release}; dipnet needs "
+                f"{'.'.join(map(str, OLDEST))} or newer, and is tried with {RELEASE}: upgrade it"
+            )
+        return {"version": version.release, "user": user.email, "images": way_of(self._server, self._media)}
 
     def pending(self, project: str) -> list[tuple[str, str]]:
         """(task id, sample id) of our tasks that nobody answered or skipped, in the order they were sent."""
@@ -285,7 +296,7 @@ class LabelStudioLabeler:
     def _tidy_projects(self, ours: int) -> None:
         """Delete what is like our project in all that we gave it, and holds nothing."""
         kept = self._server.read(lambda client: client.projects.get(ours))
-        like = self._server.read(lambda client: list(client.projects.list(title=kept.title, page_size=100)))
+        like: list[Any] = self._server.read(lambda client: list(client.projects.list(title=kept.title, page_size=100)))
         for number in [int(one.id) for one in like if one.title == kept.title and int(one.id) != ours]:
             one = self._server.read(lambda client, number=number: client.projects.get(number))  # type: ignore[misc]
             if one.task_number == 0 and one.description == kept.description:
@@ -375,6 +386,12 @@ class LabelStudioLabeler:
         if versions:
             number = int(project)
             self._server.read(lambda client: client.projects.update(number, model_version=versions[-1]))
+
+
+def _numbers(release: str) -> tuple[int, ...]:
+    """The numbers a version begins with; a text without any counts as new."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return tuple(map(int, found.groups())) if found else OLDEST
 
 
 def _moment(at: datetime, operator: str) -> Condition:

@@ -40,6 +40,18 @@ def serve_files(server: Connection, media: Media, project: str, links: Sequence[
         raise _not_served(server, root, f"HTTP {status} for {LOCAL_FILES}{local[0]}")
 
 
+def way_of(server: Connection, media: Media) -> str:
+    """How images become visible, in words. Raises Unavailable where Label Studio was to serve files and does not."""
+    if not isinstance(media, LocalFiles):
+        return "signed links to the receiver"
+    if media.root is None:
+        return "web addresses alone: set DIPNET_RECEIVER_URL or DIPNET_LABEL_STUDIO_FILES_ROOT for files and S3"
+    # A file that is not there is answered otherwise where nothing is served.
+    if server.status_of(f"{LOCAL_FILES}dipnet-doctor") == 403:
+        raise _not_served(server, media.root, "HTTP 403: it serves none")
+    return f"files below {media.root}, served by Label Studio"
+
+
 def _not_served(server: Connection, root: Path, why: str) -> Unavailable:
     return Unavailable(
         f"Label Studio at {server.url} does not serve the images as local files ({why}); start it with "

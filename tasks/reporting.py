@@ -1,20 +1,16 @@
-"""What a person sees: artifacts in the Prefect UI, report.json and report.html."""
+"""What a person sees of a campaign's effect: report.json and report.html."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
-import re
 from collections import Counter
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from prefect.artifacts import create_table_artifact
-from prefect.context import FlowRunContext
 
 from models.campaign import Candidate
 from models.corpus import Sample
@@ -23,7 +19,6 @@ from models.labeling import LabelRequest
 from models.learning import ModelVersion, Scenario
 from models.plans import ReportPlan
 from models.states import RequestState
-from models.values import Report
 from storage import campaigns, corpora, labels, runs
 from storage.objects import DirectoryStore
 from storage.stores import Stores, open_stores
@@ -32,14 +27,6 @@ from tasks.evaluating import compare
 from tasks.steps import step
 
 THUMBNAIL_PIXELS = 96
-
-
-def publish(key: str, outcomes: Sequence[Report]) -> None:
-    """A table in the Prefect UI; nothing outside a flow run."""
-    if FlowRunContext.get() and outcomes:
-        rows = [json.loads(outcome.model_dump_json()) for outcome in outcomes]
-        cells = [{name: _cell(value) for name, value in row.items()} for row in rows]
-        create_table_artifact(key=re.sub(r"[^a-z0-9-]+", "-", key.lower()), table=cells)
 
 
 @step()
@@ -84,10 +71,6 @@ def write_report(folder: str, summary: dict[str, Any], plan: ReportPlan) -> list
     target.write("report.html", html.encode())
     target.write("report.json", (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
     return [target.uri("report.html"), target.uri("report.json")]
-
-
-def _cell(value: object) -> object:
-    return value if isinstance(value, str | int | float | None) else json.dumps(value)
 
 
 def _arm(stores: Stores, name: str, class_name: str) -> dict[str, Any]:

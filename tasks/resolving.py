@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -99,23 +99,35 @@ def tell(batch: LabelBatch, campaign: Campaign) -> None:
 
 
 def _resolutions(stores: Stores, project_id: int, stale: Sequence[LabelRequest]) -> dict[int, Resolution]:
-    """Of stale requests; of their whole batches, where one annotator's habits tell of other items."""
+    """Of stale requests; of their whole batches, where annotators' habits decide and every answer tells of them."""
     policies = {
         batch.id or 0: LabelPolicy.model_validate(batch.policy)
         for batch in labels.batches_of(stores.db, project_id=project_id)
     }
-    concerned, wanted = {one.batch_id for one in stale}, stale
-    together = {name for name in concerned if policies[name].opinions > 1 or policies[name].most_opinions}
-    if together:
-        all_of_them = labels.requests_with_answers(stores.db, project_id=project_id, stale=False)
-        wanted = [*stale, *(one for one in all_of_them if one.batch_id in together and not one.stale)]
-    answers = by_request(labels.answers_to(stores.db, request_ids=[one.id or 0 for one in wanted]))
+    answers = by_request(labels.answers_to(stores.db, request_ids=[one.id or 0 for one in stale]))
+    wanted = list(stale)
+    by_habits = {
+        one.batch_id
+        for one in stale
+        if policies[one.batch_id].resolve == "dawid-skene" or _is_tied(answers.get(one.id or 0, []))
+    }
+    if by_habits:
+        answered = labels.requests_with_answers(stores.db, project_id=project_id, stale=False)
+        others = [one for one in answered if one.batch_id in by_habits and not one.stale]
+        answers |= by_request(labels.answers_to(stores.db, request_ids=[one.id or 0 for one in others]))
+        wanted += others
     believed: dict[int, dict[Classes, float]] = {}
-    for name in together:
+    for name in by_habits:
         believed |= believe({one.id or 0: answers.get(one.id or 0, []) for one in wanted if one.batch_id == name})
     return {
         one.id or 0: _resolution(one, answers.get(one.id or 0, []), policies[one.batch_id], believed) for one in wanted
     }
+
+
+def _is_tied(given: Sequence[Label]) -> bool:
+    """Whether no class has more answers than every other."""
+    most = Counter(named(label) for label in given if counts(label)).most_common(2)
+    return len(most) == 2 and most[0][1] == most[1][1]
 
 
 def by_request(answers: Iterable[Label]) -> dict[int, list[Label]]:

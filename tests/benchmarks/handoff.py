@@ -20,21 +20,38 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
+from sqlmodel import select
+
+from models.base import utc_now
 from models.errors import DipnetError
+from models.labeling import LabelProject
 from models.states import RequestState
-from storage import labelstudio_connection
+from storage import labelstudio, labelstudio_connection
 from storage.labelstudio_server import LabelStudioServer
+from storage.stores import open_stores
 from tests.benchmarks.handoff_annotators import Annotators
 from tests.benchmarks.handoff_checks import Given, Outcome, check_present, check_sent, check_synced
 from tests.benchmarks.handoff_direct import Direct
 from tests.benchmarks.handoff_kills import at_once, kills
 from tests.benchmarks.handoff_worker import send, sync
-from tests.benchmarks.handoff_world import World, living_in, plant, world
+from tests.benchmarks.handoff_world import OPEN_TO_LOOPBACK, RECEIVER, World, living_in, plant, world
 from tests.services.faults import Call, Fault, FaultyWay
 
-__all__ = ["Outcome", "World", "at_once", "fault_matrix", "kills", "living_in", "send", "sync", "world"]
+__all__ = [
+    "OPEN_TO_LOOPBACK",
+    "Outcome",
+    "World",
+    "at_once",
+    "fault_matrix",
+    "kills",
+    "living_in",
+    "send",
+    "sync",
+    "world",
+]
 
 REQUESTS = 12
+FEW = 5  # of them in an import, or on a page
 HASTE = 0.02  # of dipnet's pauses between attempts
 TIMEOUT_S = 3.0
 DATABASE = "dipnet.db"
@@ -72,10 +89,11 @@ WHERE_IT_CHANGES = (
 class Scene(NamedTuple):
     """A campaign that was sent, synced once and then answered in every way there is, and how to have it so again.
 
-    A sync changes little at the server: it takes away what is there twice, and asks for more opinions.
+    A sync changes little at the server: it takes away what is there twice, asks for more opinions, and renews links.
     """
 
     of: World
+    next: World  # its next round, which is not sent yet
     given: Given
     overlaps: dict[str, int]  # what the sync is to ask for, by key
     asked: list[int]  # the tasks that it asks this of
@@ -96,7 +114,8 @@ def fault_matrix(server: LabelStudioServer, *, quick: bool = False, on_case: Cal
 
     Of calls of one method and path the first and the last are broken in every way, and the first that asks for something
     else in some. dipnet's pauses are a fiftieth of what they are (time.sleep of storage.labelstudio_connection is
-    replaced), and it waits 3 s for an answer instead of 120. Quick: every call is broken in one way.
+    replaced), it waits 3 s for an answer instead of 120, and imports and lists five at a time. Quick: every third call
+    is broken in one way.
     """
     outcome, began = Outcome(), time.monotonic()
     with on_the_ground(server) as ground:
@@ -117,7 +136,7 @@ def on_the_ground(server: LabelStudioServer) -> Iterator[Ground]:
         tempfile.TemporaryDirectory(prefix="dipnet-handoff-") as folder,
         Direct(server.url, server.token) as direct,
         FaultyWay(server.url, late_s=HELD_S) as way,
-        living_in(Path(folder), way.url, server.token),
+        living_in(Path(folder), way.url, server.token, **RECEIVER),
         _in_a_hurry(),
     ):
         yield Ground(Path(folder), direct, way)
@@ -126,8 +145,10 @@ def on_the_ground(server: LabelStudioServer) -> Iterator[Ground]:
 def cases(ground: Ground, scene: Scene, *, quick: bool) -> list[tuple[Spot, Breakage]]:
     """Every call, as a run on a good way makes them, with the ways to break it."""
     found: list[tuple[Spot, Breakage]] = []
-    spots = [*_spots("send", _calls_of_send(ground)), *_spots("sync", _calls_of_sync(ground, scene))]
-    for number, spot in enumerate(spots):
+    calls = {"send": _calls_of_send(ground), "next send": _calls_of_next(ground, scene)}
+    calls["sync"] = _calls_of_sync(ground, scene)
+    spots = [spot for work, made in calls.items() for spot in _spots(work, made)]
+    for number, spot in enumerate(spots[:: 3 if quick else 1]):
         ways = EVERYWHERE if spot.method == "GET" else EVERYWHERE + WHERE_IT_CHANGES
         if quick:
             ways = (ways[number * 5 % len(ways)],)
@@ -139,7 +160,10 @@ def cases(ground: Ground, scene: Scene, *, quick: bool) -> list[tuple[Spot, Brea
 
 def run_case(ground: Ground, scene: Scene, spot: Spot, breakage: Breakage) -> Outcome:
     """Break one call of one send or sync, and see what comes of it."""
-    found = _send_case(ground, spot, breakage) if spot.work == "send" else _sync_case(ground, scene, spot, breakage)
+    if spot.work == "send":
+        found = _send_case(ground, spot, breakage)
+    else:
+        found = (_next_case if spot.work == "next send" else _sync_case)(ground, scene, spot, breakage)
     found.cases = 1
     return found
 
@@ -159,6 +183,21 @@ def _send_case(ground: Ground, spot: Spot, breakage: Breakage) -> Outcome:
         _must(lambda: sync(of), found)
     found.add(check_sent(of, ground.direct, foreign=True), "")
     clear_away(ground, of)
+    return found
+
+
+def _next_case(ground: Ground, scene: Scene, spot: Spot, breakage: Breakage) -> Outcome:
+    """Another round's batch, into a project that is known and holds one, and items of others."""
+    found, of = Outcome(), scene.next
+    shutil.copy(scene.house, ground.folder / DATABASE)
+    _break_off(ground, spot, breakage, lambda: send(of), found)
+    _must(lambda: send(of), found)
+    if breakage.fault is Fault.SLOW_LATE:
+        ground.way.release()
+        ground.way.settle()
+        _must(lambda: sync(of), found)
+    found.add(check_sent(of, ground.direct, foreign=True, beside=scene.given.states.keys()), "")
+    _take_away_next(ground, scene)
     return found
 
 
@@ -223,6 +262,22 @@ def _calls_of_send(ground: Ground) -> list[Call]:
     return calls
 
 
+def _calls_of_next(ground: Ground, scene: Scene) -> list[Call]:
+    shutil.copy(scene.house, ground.folder / DATABASE)
+    ground.way.forget()
+    send(scene.next)
+    calls = list(ground.way.calls)
+    _take_away_next(ground, scene)
+    return calls
+
+
+def _take_away_next(ground: Ground, scene: Scene) -> None:
+    (project,) = ground.direct.projects(scene.of.plan.campaign)
+    for task in ground.direct.tasks(project):
+        if task.key and task.key not in scene.given.states:
+            ground.direct.delete_task(task.id)
+
+
 def _calls_of_sync(ground: Ground, scene: Scene) -> list[Call]:
     _restore(ground, scene)
     ground.way.forget()
@@ -280,8 +335,18 @@ def answered(ground: Ground) -> Scene:
     # Two that differ, and a class that was not offered, are no answer yet.
     overlaps = {contested: 3, younger: 3, stray: 2}
     people.states |= dict.fromkeys(overlaps, (RequestState.PENDING, ""))
+    following = plant(ground.folder, of.plan.campaign, REQUESTS, round_=2)
+    _let_links_expire()
     house = Path(shutil.copy(ground.folder / DATABASE, ground.folder / "before.db"))
-    return Scene(of, people.synced(), overlaps, [*asked.values(), people.tasks[stray].id], doubles, house)
+    return Scene(of, following, people.synced(), overlaps, [*asked.values(), people.tasks[stray].id], doubles, house)
+
+
+def _let_links_expire() -> None:
+    """The next sync renews the links of what waits."""
+    with open_stores() as stores:
+        for project in stores.db.exec(select(LabelProject)).all():
+            project.media_until = utc_now()
+            stores.db.add(project)
 
 
 def _restore(ground: Ground, scene: Scene) -> None:
@@ -295,12 +360,12 @@ def _restore(ground: Ground, scene: Scene) -> None:
 
 @contextmanager
 def _in_a_hurry() -> Iterator[None]:
-    """Shorten the pauses between attempts, and the wait for an answer."""
+    """Shorten the pauses between attempts and the wait for an answer; make imports and pages small, so as to have several."""
     module = labelstudio_connection
-    before = module.time, module.TIMEOUT_S
+    before = module.time, module.TIMEOUT_S, module.PAGE, labelstudio.CHUNK
     module.time = SimpleNamespace(sleep=lambda seconds: time.sleep(seconds * HASTE))  # type: ignore[assignment]
-    module.TIMEOUT_S = TIMEOUT_S
+    module.TIMEOUT_S, module.PAGE, labelstudio.CHUNK = TIMEOUT_S, FEW, FEW
     try:
         yield
     finally:
-        module.time, module.TIMEOUT_S = before
+        module.time, module.TIMEOUT_S, module.PAGE, labelstudio.CHUNK = before

@@ -1,7 +1,7 @@
 """Dipnet in a process that can be killed: everything is imported beforehand, and each piece of work is a fork of that.
 
-Run as a program it reads orders, one a line, and answers with the id of the process that carries it out, then with how
-that process ended.
+Run as a program it reads orders, one a line, and answers with the id of the process that carries it out, then, asked to
+wait, with how that process ended.
 """
 
 from __future__ import annotations
@@ -58,27 +58,17 @@ class Worker:
 
     def start(self, work: str, of: World, environment: dict[str, str]) -> None:
         """Begin a send or a sync."""
-        assert self._process.stdin is not None
         order = {"work": work, "root": str(of.root), "plan": of.plan.model_dump_json(), "run_id": of.run_id}
-        self._process.stdin.write(json.dumps(order | {"environment": environment}) + "\n")
-        self._process.stdin.flush()
+        self._write(json.dumps(order | {"environment": environment}))
         self._pid = int(self._read())
 
     def kill(self) -> None:
-        """Kill -9 what is under way; its end is waited for all the same."""
-        with suppress(ProcessLookupError):  # it has just ended
-            os.kill(self._pid, signal.SIGKILL)
-
-    def is_under_way(self) -> bool:
-        """Whether it has not ended yet."""
-        try:
-            os.kill(self._pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
+        """Kill -9 what is under way; wait for its end all the same."""
+        os.kill(self._pid, signal.SIGKILL)  # a zombie, if it has ended already: its id is its own until `wait`
 
     def wait(self) -> tuple[int, str]:
         """How it ended, -9 for killed, and what it said."""
+        self._write("wait")
         said: list[Any] = json.loads(self._read())
         return int(said[0]), str(said[1])
 
@@ -86,6 +76,11 @@ class Worker:
         """Do it to the end."""
         self.start(work, of, environment)
         return self.wait()
+
+    def _write(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
 
     def _read(self) -> str:
         assert self._process.stdout is not None
@@ -114,6 +109,7 @@ def main() -> None:
         print(pid, flush=True)
         with open(reading) as said:  # noqa: PTH123
             text = said.read()
+        sys.stdin.readline()  # whoever gave the order may kill until then
         _, status = os.waitpid(pid, 0)
         print(json.dumps([os.waitstatus_to_exitcode(status), text]), flush=True)
 

@@ -18,6 +18,7 @@ from models.learning import DatasetVersion, ModelVersion, TrainingRun
 from models.plans import CampaignPlan, LabelPolicy
 from models.settings import PREFIX
 from models.states import Arm, IssueState, RunState
+from storage.campaigns import find_campaign
 from storage.database import open_engine, transaction
 
 ISSUE, CORPUS = "white-shiba", "pool"
@@ -38,30 +39,31 @@ def world(folder: Path, count: int, *, predictions: bool = True) -> World:
     return plant(folder, "handoff", count, predictions=predictions)
 
 
-def plant(folder: Path, campaign: str, count: int, *, predictions: bool = True) -> World:
-    """One more campaign that has mined so many images of its own, in the house in this folder, made where there is none."""
+def plant(folder: Path, campaign: str, count: int, *, predictions: bool = True, round_: int = 1) -> World:
+    """A campaign's round that has mined so many images of its own, in the house in this folder, made where there is none."""
     plan = CampaignPlan(campaign=campaign, issue=ISSUE, corpora=[CORPUS], class_names=list(CLASSES), labelling=POLICY)
     engine = open_engine(f"sqlite:///{folder / 'dipnet.db'}")
     try:
         with transaction(engine) as db:
             issue = db.exec(select(Issue)).first() or _new_issue(db)
             model = db.exec(select(ModelVersion)).first() or _new_model(db)
-            run = _new_run(db, issue, plan, model if predictions else None)
-            _mine(db, run, campaign, count, predictions=predictions)
+            run = _new_run(db, issue, plan, model if predictions else None, round_)
+            _mine(db, run, count, predictions=predictions)
             return World(folder, plan, run.id or 0)
     finally:
         engine.dispose()
 
 
 @contextmanager
-def living_in(root: Path, url: str, token: SecretStr) -> Iterator[None]:
+def living_in(root: Path, url: str, token: SecretStr, **more: str) -> Iterator[None]:
     """Be the dipnet of that house, and label at that server, while the block lasts."""
     before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(PREFIX)}
-    os.environ.update(environment(root, url, token))
+    settings = environment(root, url, token) | more
+    os.environ.update(settings)
     try:
         yield
     finally:
-        for name in environment(root, url, token):
+        for name in settings:
             os.environ.pop(name, None)
         os.environ.update(before)
 
@@ -74,6 +76,14 @@ def environment(root: Path, url: str, token: SecretStr) -> dict[str, str]:
         "DIPNET_LABEL_STUDIO_URL": url,
         "DIPNET_LABEL_STUDIO_TOKEN": token.get_secret_value(),
     }
+
+
+# Nobody listens there: the project's webhook is made, and what it tells is lost. Links expire, and are renewed.
+OPEN_TO_LOOPBACK = {  # a server with these makes webhooks that lead there
+    "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",
+    "LABEL_STUDIO_USER_ADDITIONAL_BANNED_SUBNETS": "10.0.0.0/8",
+}
+RECEIVER = {"DIPNET_RECEIVER_URL": "http://127.0.0.1:9", "DIPNET_RECEIVER_SECRET": "0123456789abcdef" * 4}
 
 
 def link_of(sample_id: str) -> str:
@@ -119,16 +129,17 @@ def _new_model(db: Session) -> ModelVersion:
     return model
 
 
-def _new_run(db: Session, issue: Issue, plan: CampaignPlan, model: ModelVersion | None) -> CampaignRun:
-    campaign = Campaign(name=plan.campaign, issue_id=issue.id or 0, plan=plan.model_dump(mode="json"))
+def _new_run(db: Session, issue: Issue, plan: CampaignPlan, model: ModelVersion | None, round_: int) -> CampaignRun:
+    campaign = find_campaign(db, name=plan.campaign)
+    campaign = campaign or Campaign(name=plan.campaign, issue_id=issue.id or 0, plan=plan.model_dump(mode="json"))
     db.add(campaign)
     db.flush()
     run = CampaignRun(
         campaign_id=campaign.id or 0,
-        key=_name("run", plan.campaign),
+        key=_name("run", plan.campaign, round_),
         plan_key=_name("plan", plan.campaign),
         series=1,
-        round=1,
+        round=round_,
         shards_key=_name("shards"),
         last_shard=0,
         encoder_id=db.exec(select(EncoderSpec)).one().id or 0,
@@ -143,9 +154,9 @@ def _new_run(db: Session, issue: Issue, plan: CampaignPlan, model: ModelVersion 
     return run
 
 
-def _mine(db: Session, run: CampaignRun, campaign: str, count: int, *, predictions: bool) -> None:
-    """So many samples of this campaign's own, each a candidate; a third of them is taken for each class."""
-    samples = [Sample(id=_name(campaign, n), uri=link_of(_name(campaign, n))) for n in range(count)]
+def _mine(db: Session, run: CampaignRun, count: int, *, predictions: bool) -> None:
+    """So many samples of this run's own, each a candidate; a third of them is taken for each class."""
+    samples = [Sample(id=_name(run.key, n), uri=link_of(_name(run.key, n))) for n in range(count)]
     db.add_all(samples)
     db.flush()
     db.add_all(

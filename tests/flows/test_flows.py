@@ -1,5 +1,7 @@
 """The flows as real Prefect runs: recorded, repeatable, and with forms that a person can fill in."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,10 @@ def test_the_deployment_file_names_flows_that_exist() -> None:
 def test_the_file_form_of_an_entry_point_loads_too() -> None:
     module = load_script_as_module(str(ROOT / "flows" / "campaign.py"))
     assert module.run_campaign.name == "run-campaign"
+
+
+def test_a_poll_for_answers_loads_nothing_that_learns() -> None:
+    heavy = {"torch", "sklearn", "duckdb", "pyarrow", "pandas"}  # half a gigabyte and ten seconds, every few minutes
+    look = f"import sys, flows.labeling; print(*sorted({heavy} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", look], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert loaded.stdout.split() == []

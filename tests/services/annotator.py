@@ -6,6 +6,7 @@ Names of buttons and classes of elements are those of Label Studio 1.23.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -19,6 +20,9 @@ R = TypeVar("R")
 QUIET = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-component-update", "disable-sync"]
 FLAGS = [f"--{flag}" for flag in [*QUIET, "disable-background-networking"]]
 PATIENCE_MS = 45_000
+CHOICES = ".lsf-choices"
+SHOWS = "id => document.querySelector('.lsf-current-task__task-id')?.innerText.match(/\\d+/)?.[0] === id"
+ENDED = "box => [...box.querySelectorAll('img')].every(image => image.complete)"
 LOADED = "image => image.complete && image.naturalWidth > 0"
 BYTES = "async image => Array.from(new Uint8Array(await (await fetch(image.src)).arrayBuffer()))"
 
@@ -92,18 +96,20 @@ class Annotator:
     def begin(self, project: str) -> None:
         """Open a project and press what leads through its tasks one after the other."""
         self.page.goto(f"{self.url}/projects/{project}/data")
-        self.page.get_by_role("button", name="Label All Tasks").click()
-        self.page.get_by_role("button", name="Close modal").wait_for()
-        self.page.wait_for_load_state("networkidle")  # what is ticked earlier than that is forgotten
+        with self._next_task():
+            self.page.get_by_role("button", name="Label All Tasks").click()
 
     @act
-    def read_instructions(self) -> tuple[str, list[int]]:
-        """Their words, and the width of each picture once it is loaded (0: it does not load); close them."""
+    def read_instructions(self) -> tuple[str, list[int], list[int]]:
+        """Their words, the width of each picture once it is loaded (0: it does not load), how many stand in each row."""
         box = self.page.locator(".lsf-modal-ls__body")
+        box.wait_for()
+        self.page.wait_for_function(ENDED, arg=box.element_handle())
         widths = box.locator("img").evaluate_all("all => all.map(image => image.naturalWidth)")
+        tops = box.locator("img").evaluate_all("all => all.map(image => image.offsetTop)")
         words = box.inner_text()
         self.close_instructions()
-        return words, widths
+        return words, widths, list(Counter(tops).values())
 
     @act
     def close_instructions(self) -> None:
@@ -128,7 +134,6 @@ class Annotator:
     @act
     def ticked(self) -> set[str]:
         """The classes that are chosen at the moment."""
-        self.page.locator(f"{CHOICES} input").first.wait_for(state="attached")
         found = self.page.locator(f"{CHOICES} input:checked").all()
         return {str(one.get_attribute("name")) for one in found}
 
@@ -137,25 +142,26 @@ class Annotator:
         """Choose a class; one that is chosen is so no more."""
         box = self.page.locator(f"{CHOICES} input[name='{class_name}']")
         wanted = not box.is_checked()
-        box.click(force=True)
+        box.locator("xpath=ancestor::label").click()
         expect(box).to_be_checked(checked=wanted)
 
     @act
     def submit(self) -> str:
         """Give a first answer; the id of the task that was answered."""
-        return self._answer("Submit current annotation", "POST")
+        with self._next_task():
+            return self._answer("Submit current annotation", "POST")
 
     @act
     def skip(self) -> str:
         """Give none; the id of the task."""
-        return self._answer("skip-task", "POST")
+        with self._next_task():
+            return self._answer("skip-task", "POST")
 
     @act
     def open(self, project: str, task: str) -> None:
         """One task, by its own link."""
         self.page.goto(f"{self.url}/projects/{project}/data?task={task}")
-        self.page.get_by_role("button", name="submit").wait_for()
-        self.page.wait_for_load_state("networkidle")
+        self._wait_for(task)
 
     @act
     def update(self) -> str:
@@ -191,12 +197,19 @@ class Annotator:
     def _answer(self, button: str, method: str) -> str:
         with self.page.expect_response(lambda answer: is_call(answer, method, "/annotations")) as found:
             self.page.get_by_role("button", name=button, exact=True).click()
-        said = found.value.json()
-        self.page.wait_for_load_state("networkidle")
-        return str(said["task"])
+        return str(found.value.json()["task"])
 
+    @contextmanager
+    def _next_task(self) -> Iterator[None]:
+        """Wait for the task that comes after what is done, where there is one."""
+        with self.page.expect_response(lambda answer: "id=next_task" in answer.url) as found:
+            yield
+        if found.value.ok:
+            self._wait_for(str(found.value.json()["id"]))
 
-CHOICES = ".lsf-choices"
+    def _wait_for(self, task: str) -> None:
+        self.page.wait_for_function(SHOWS, arg=task)
+        self.page.locator(CHOICES).wait_for()
 
 
 def is_call(answer: Response, method: str, part: str) -> bool:

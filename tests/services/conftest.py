@@ -1,6 +1,5 @@
 """Real servers, each started once a session, and skipped with a reason where they cannot be had."""
 
-import contextlib
 import os
 import shutil
 import socket
@@ -15,29 +14,23 @@ import httpx
 import pytest
 
 from models.errors import Unavailable
-from storage.labelstudio_server import RELEASE, LabelStudioServer
+from storage.labelstudio_server import LabelStudioServer
+from tests.services.migrated import migrated_label_studio
 
 
 @pytest.fixture(scope="session")
-def label_studio_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory that Label Studio has already migrated, kept beside pytest's temporary folders and copied here.
+def migrated() -> Path:
+    """A data directory that Label Studio has already migrated, to be copied."""
+    try:
+        return migrated_label_studio()
+    except Unavailable as problem:
+        pytest.skip(f"no Label Studio here: {problem}")
 
-    300 migrations take a minute. The folder in the cache appears whole or not at all.
-    """
-    migrated = Path(tempfile.gettempdir()) / f"dipnet-label-studio-{RELEASE}-{os.getuid()}"
-    if not migrated.is_dir():
-        fresh = Path(tempfile.mkdtemp(prefix="dipnet-label-studio-"))
-        try:
-            with LabelStudioServer(fresh):
-                pass
-        except Unavailable as problem:
-            shutil.rmtree(fresh)
-            pytest.skip(f"no Label Studio here: {problem}")
-        with contextlib.suppress(OSError):  # another session was first
-            fresh.rename(migrated)
-    home = tmp_path_factory.mktemp("label-studio") / "home"
-    shutil.copytree(migrated, home)
-    return home
+
+@pytest.fixture(scope="session")
+def label_studio_home(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory of the session's Label Studio."""
+    return Path(shutil.copytree(migrated, tmp_path_factory.mktemp("label-studio") / "home"))
 
 
 @pytest.fixture(scope="session")

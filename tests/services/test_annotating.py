@@ -156,9 +156,9 @@ def test_whatever_an_annotator_does_is_read_as_it_was_meant(
 ) -> None:
     sent = send(6)
     owner.begin(sent.project)
-    words, widths = owner.read_instructions()
+    words, widths, rows = owner.read_instructions()
     assert "Issue 'light-bar': bars <b> that are light." in words
-    assert widths == [28, 28, 28]
+    assert (widths, rows) == ([28, 28, 28], [2, 1])
 
     # As it was pre-annotated.
     image, guess = owner.look(), owner.ticked()

@@ -99,7 +99,7 @@ def test_a_folder_of_another_demo_is_refused(finished: Path) -> None:
 
 
 def test_in_a_real_label_studio_the_table_is_the_same(
-    finished: Path, label_studio: LabelStudioServer, prefect_api: str
+    finished: Path, label_studio: LabelStudioServer, prefect_api: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = finished.parent / "through-label-studio"
     import httpx
@@ -120,6 +120,18 @@ def test_in_a_real_label_studio_the_table_is_the_same(
         p["title"]: (p["task_number"], p["total_annotations_number"], p["total_predictions_number"]) for p in projects
     }
     assert counts["dipnet: campaign"] == counts["dipnet: control"] == (200, 200, 200)
+    # The token is in no database, log, artifact or report, nor is what signs links; and images are linked, not copied.
+    secret = json.loads((folder / "receiver.json").read_text())["secret"]
+    prefect = list(tmp_path_factory.getbasetemp().glob("prefect-api*/**/*"))
+    written = [file for file in [*folder.rglob("*"), *prefect] if file.is_file() and file.name != "receiver.json"]
+    assert any(file.suffix == ".db" for file in prefect)
+    for file in written:
+        data = file.read_bytes()
+        assert own["DIPNET_LABEL_STUDIO_TOKEN"].encode() not in data, file
+        assert secret.encode() not in data, file
+    (project,) = [p["id"] for p in projects if p["title"] == "dipnet: campaign"]
+    task = httpx.get(f"{label_studio.url}/api/tasks/?project={project}&page_size=1", headers=headers).json()["tasks"][0]
+    assert task["data"]["image"].startswith("http://127.0.0.1:")
 
 
 @pytest.mark.kills

@@ -504,7 +504,8 @@ def test_a_personal_access_token_works(
         token = browser.post("/api/token/").raise_for_status().json()["token"]
     assert token.count(".") == 2
     labeler = open_labeler(label_studio, token=SecretStr(f" {token}\n"))
-    assert labeler.check() == {"version": RELEASE, "user": "dipnet@localhost"}
+    images = f"files below {label_studio.files_root}, served by Label Studio"
+    assert labeler.check() == {"version": RELEASE, "user": "dipnet@localhost", "images": images}
     sent = labeler.send(project, drafts[:1])
     labeler.submit(sent[drafts[0].key], "cat", lead_seconds=0)
     assert classes(labeler, project) == {drafts[0].key: ["cat"]}
@@ -562,6 +563,25 @@ def test_what_is_not_a_label_studio_is_one_clear_line(
             LabelStudioLabeler(url=url, token=SecretStr(token), media=LocalFiles(None)).check()
         assert url in str(caught.value)
         assert token not in str(caught.value)
+
+
+def test_a_version_that_is_too_old_and_files_that_are_not_served_are_told(label_studio: LabelStudioServer) -> None:
+    class Older(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            if request.url.path.rstrip("/").endswith("/version"):
+                return httpx.Response(200, json={"release": "1.8.2"}, request=request)
+            return super().handle_request(request)
+
+    class Serving(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            if request.url.path.startswith("/data/local-files"):
+                return httpx.Response(403, request=request)
+            return super().handle_request(request)
+
+    with pytest.raises(Incompatible, match=r"has version 1\.8\.2; dipnet needs 1\.20 or newer"):
+        open_labeler(label_studio, transport=Older()).check()
+    with pytest.raises(Unavailable, match=r"does not serve the images .*HTTP 403.*SERVING_ENABLED=true"):
+        open_labeler(label_studio, transport=Serving()).check()
 
 
 class answering:  # noqa: N801
