@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import traceback
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
