@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from models.errors import Incompatible, Unavailable
 from models.values import Census, Item, ProjectBrief, RequestDraft, Settled, Waiting
 from storage.labelstudio_connection import Condition, Connection, Task, attempts
+from storage.labelstudio_copies import keep_one, tidy_projects
 from storage.labelstudio_files import serve_files, way_of
 from storage.labelstudio_format import (
     CONTROL,
@@ -197,7 +198,7 @@ class LabelStudioLabeler:
 
         An empty project that was made twice, because its making was answered too late for us, goes in any case.
         """
-        self._tidy_projects(int(project))
+        tidy_projects(self._server, int(project))
         if not keys:
             return 0
         wanted, copies = set(keys), defaultdict[str, list[Task]](list)
@@ -205,8 +206,7 @@ class LabelStudioLabeler:
             for task in page:
                 if key_of(task) in wanted:
                     copies[key_of(task)].append(task)
-        doubled = [tasks for tasks in copies.values() if len(tasks) > 1]
-        return sum(self._keep_one(tasks) for tasks in doubled)
+        return sum(keep_one(self._server, tasks) for tasks in copies.values() if len(tasks) > 1)
 
     def ask_again(self, project: str, opinions: Mapping[str, int]) -> None:  # noqa: ARG002
         """Raise the overlap of tasks, and open them again: Label Studio offers none that it once called labelled."""
@@ -293,16 +293,6 @@ class LabelStudioLabeler:
 
         return self._server.read(ask)
 
-    def _tidy_projects(self, ours: int) -> None:
-        """Delete what is like our project in all that we gave it, and holds nothing."""
-        kept = self._server.read(lambda client: client.projects.get(ours))
-        like: list[Any] = self._server.read(lambda client: list(client.projects.list(title=kept.title, page_size=100)))
-        for number in [int(one.id) for one in like if one.title == kept.title and int(one.id) != ours]:
-            one = self._server.read(lambda client, number=number: client.projects.get(number))  # type: ignore[misc]
-            if one.task_number == 0 and one.description == kept.description:
-                log.warning("Label Studio made project '%s' twice; the empty one, %s, is deleted", kept.title, number)
-                self._server.read(lambda client, number=number: client.projects.delete(number))  # type: ignore[misc]
-
     def _bring_up(self, project: int, title: str, brief: ProjectBrief) -> None:
         """Offer classes that are new, show the instructions as they are now, and ask to be told of answers."""
         links = {one.sample_id: self._media.of_example(brief.id, one.sample_id, one.uri) for one in brief.examples}
@@ -354,31 +344,6 @@ class LabelStudioLabeler:
                 )
             except ApiError as error:
                 log.warning("Label Studio takes no webhook (HTTP %s); answers come by polling", error.status_code)
-
-    def _keep_one(self, tasks: Sequence[Task]) -> int:
-        """Delete the spare ones of a doubled task; return how many could not be."""
-        answered = [task for task in tasks if task["total_annotations"] or task["cancelled_annotations"]]
-        spare = [task for task in tasks if task not in answered]
-        left = len(answered) or 1
-        for task in spare if answered else sorted(spare, key=lambda task: int(task["id"]))[1:]:
-            left += not self._delete_unanswered(str(task["id"]))
-        return left - 1
-
-    def _delete_unanswered(self, task: str) -> bool:
-        """Look again, then delete: an annotator may have been quicker."""
-        from label_studio_sdk.core.api_error import ApiError
-
-        def ask(client: Any) -> bool:
-            try:
-                if client.tasks.get(task).annotations:
-                    return False
-                client.tasks.delete(task)
-            except ApiError as error:
-                if error.status_code != 404:  # gone: a delete whose answer was lost
-                    raise
-            return True
-
-        return self._server.read(ask)
 
     def _prefill(self, project: str, drafts: Sequence[RequestDraft]) -> None:
         """Show the newest model's predictions: Label Studio keeps to the first version that it was ever sent."""

@@ -41,13 +41,16 @@ RENEWAL_WARNS = pytest.mark.filterwarnings("ignore:The `parse_obj` method is dep
 class Breaking(httpx.BaseTransport):
     """The way to the server, except that answers to some requests are lost after the server did its work."""
 
-    def __init__(self, path: str, losses: int, lose: Callable[[httpx.Request], httpx.Response]) -> None:
+    def __init__(
+        self, path: str, losses: int, lose: Callable[[httpx.Request], httpx.Response], method: str = "POST"
+    ) -> None:
         self._way, self._path, self._left, self._lose = httpx.HTTPTransport(), path, losses, lose
+        self._method = method
         self.posts = 0
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         response = self._way.handle_request(request)
-        if request.method == "POST" and re.fullmatch(self._path, request.url.path):
+        if request.method == self._method and re.fullmatch(self._path, request.url.path):
             self.posts += 1
             if self._left:
                 self._left -= 1
@@ -320,6 +323,22 @@ def test_two_answered_copies_both_stay_and_are_counted(
         annotate(labeler, copy, result_of("cat"))
     assert labeler.tidy(project, [draft.key for draft in drafts]) == 1
     assert len(labeler.present(project)[drafts[0].key]) == 2
+
+
+def test_of_two_projects_with_one_title_the_empty_one_goes_and_what_others_made_stays(
+    labeler: LabelStudioLabeler, label_studio: LabelStudioServer
+) -> None:
+    wanted = brief()
+    project = labeler.open_project(wanted)
+    with labeler._server.plainly() as client:
+        late, filled = (client.projects.create(title=wanted.title, description=wanted.instructions) for _ in range(2))
+        client.projects.import_tasks(filled.id, request=[{"data": {"image": "x"}}])
+        theirs = client.projects.create(title=wanted.title, description="another one")
+        open_labeler(label_studio, transport=Breaking(f"/api/projects/{late.id}/", 1, reset, "DELETE")).tidy(
+            project, []
+        )
+        left = [one.id for one in client.projects.list(title=wanted.title)]
+    assert sorted(left) == [int(project), filled.id, theirs.id]
 
 
 def test_a_census_counts_ours_and_others_apart(

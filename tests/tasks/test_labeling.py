@@ -195,6 +195,22 @@ def test_items_that_are_there_twice_are_tidied_and_answers_to_both_count_once(wo
     assert [one.new_labels for one in sync()] == [0]
 
 
+def test_another_opinion_is_asked_of_the_copy_that_was_answered(world: Path, desk: Desk) -> None:
+    send(plan(most_opinions=3))
+    first, second, *_ = asked()
+    for key in (first, second):
+        desk.add(desk.task(key).draft)
+    _, copy = (task for task in desk.tasks if task.key == first)
+    for number, by, said in (("98", "ann", "bar"), ("99", "bob", "square")):
+        desk._set(copy, number, (said,), by, None, {})
+    sync()
+    (kept,) = (task for task in desk.tasks if task.key == first)
+    assert (kept, kept.overlap) == (copy, 3)
+    called = {request.key: request.external_id for request in requests()}
+    assert called[first] == str(copy.number)
+    assert [called[second]] == desk.present("p1")[second]
+
+
 def test_answers_outside_the_schema_are_kept_shown_and_asked_again(world: Path, desk: Desk) -> None:
     batch_id = send(plan())
     unknown, several, other, *_ = asked()
