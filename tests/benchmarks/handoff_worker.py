@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class Worker:
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, cwd=HOUSE, stdin=pipe, stdout=pipe, text=True)
         self._read()
-        self._pid = 0
+        self._pid, self.took = 0, 0.0  # seconds of the last work that was waited for
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,6 +70,7 @@ class Worker:
         """How it ended, -9 for killed, and what it said."""
         self._write("wait")
         said: list[Any] = json.loads(self._read())
+        self.took = float(said[2])
         return int(said[0]), str(said[1])
 
     def run(self, work: str, of: World, environment: dict[str, str]) -> tuple[int, str]:
@@ -99,7 +101,7 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         reading, writing = os.pipe()
-        pid = os.fork()
+        pid, began = os.fork(), time.monotonic()
         if pid == 0:
             os.close(reading)
             os.dup2(2, 1)  # what dipnet prints is no answer of ours
@@ -108,9 +110,10 @@ def main() -> None:
         print(pid, flush=True)
         with open(reading) as said:  # noqa: PTH123
             text = said.read()
+        took = time.monotonic() - began
         sys.stdin.readline()  # whoever gave the order may kill until then
         _, status = os.waitpid(pid, 0)
-        print(json.dumps([os.waitstatus_to_exitcode(status), text]), flush=True)
+        print(json.dumps([os.waitstatus_to_exitcode(status), text, took]), flush=True)
 
 
 def _carry_out(order: dict[str, Any], writing: int) -> None:
