@@ -3,7 +3,7 @@
 import pytest
 
 from models.errors import IllegalMove
-from models.states import CandidateState, IssueState, RequestState, RunState, State, may_move, move
+from models.states import BatchState, CandidateState, IssueState, RequestState, RunState, State, may_move, move
 
 ALL = [IssueState, CandidateState, RunState, RequestState]
 
@@ -38,4 +38,14 @@ def test_an_issue_goes_all_the_way() -> None:
 
 def test_a_correction_moves_a_request_from_one_answer_to_another() -> None:
     assert move(RequestState.SKIPPED, RequestState.LABELLED) is RequestState.LABELLED
-    assert not may_move(RequestState.LABELLED, RequestState.PENDING)
+
+
+def test_a_withdrawn_answer_makes_its_request_and_its_candidate_wait_again() -> None:
+    assert may_move(RequestState.LABELLED, RequestState.PENDING)
+    assert may_move(CandidateState.LABELLED, CandidateState.SENT)
+    assert not may_move(CandidateState.LABELLED, CandidateState.DISCARDED)
+
+
+def test_a_rejected_batch_is_not_used_before_it_is_opened_again() -> None:
+    assert not may_move(BatchState.REJECTED, BatchState.COMPLETE)
+    assert may_move(BatchState.REJECTED, BatchState.OPEN)
