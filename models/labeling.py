@@ -93,7 +93,7 @@ class Label(SQLModel, table=True):
     Of a request, the resolved label is derived from the newest versions (tasks.resolving) and stands in the request.
     """
 
-    __table_args__ = (UniqueConstraint("source", "external_id", "answered_at"),)
+    __table_args__ = (UniqueConstraint("source", "external_id", "sample_id", "version"),)
 
     id: int | None = Field(default=None, primary_key=True)
     sample_id: str = Field(foreign_key="sample.id", max_length=64, index=True)
@@ -104,6 +104,7 @@ class Label(SQLModel, table=True):
     rejected: str = Field(default="", description="why it does not count: it is not in the schema")
     source: str = Field(max_length=100, description="import:CORPUS, oracle or label-studio")
     external_id: str = Field(max_length=200, description="the source's id of the answer")
+    version: int = Field(default=0, description="0, 1, …: corrections and withdrawals of the same answer")
     item_id: str = Field(default="", max_length=100, description="the source's id of what was answered")
     annotator: str = Field(default="", max_length=200)
     origin: str = Field(default="", max_length=40, description="made by hand, or from the pre-annotation")

@@ -217,7 +217,9 @@ class LabelPolicy(Plan):
         1.0, gt=0.0, le=1.0, description="A batch is complete when so large a share of its items has its answers"
     )
     golden_corpus: str = Field("", description="Labelled corpus whose images are mixed in as items of known answer")
-    golden_share: float = Field(0.05, ge=0.0, le=0.5, description="How many golden items, as a share of the others")
+    golden_share: float = Field(
+        0.05, ge=0.0, le=0.5, description="Golden items as a share of the others; golden_least at least"
+    )
     golden_accuracy: float = Field(
         0.8, ge=0.0, le=1.0, description="A batch whose golden items are answered worse than this is quarantined"
     )

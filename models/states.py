@@ -122,7 +122,7 @@ class RequestState(State):
 
 
 class BatchState(State):
-    """Whether a batch's labels may be used: those of a complete one."""
+    """Whether a batch's labels may be used: those of a complete one, and of an open one that is not to be judged first."""
 
     OPEN = "open"
     COMPLETE = "complete"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from sqlalchemy import ColumnElement
 from sqlmodel import Session, col, func, select
 
 from models.campaign import Campaign, CampaignRun, Candidate, Exemplar, Issue, ScoredShard
 from models.corpus import Sample
 from models.errors import BadInput, NotFound
 from models.labeling import LabelBatch, LabelRequest
-from models.states import CampaignState, CandidateState, IssueState, RunState, may_move, move
+from models.states import BatchState, CampaignState, CandidateState, IssueState, RunState, may_move, move
 
 WENT_OUT = (RunState.SENT, RunState.LABELLED)
 SENT = (CandidateState.SENT, CandidateState.LABELLED, CandidateState.SKIPPED)
@@ -216,15 +217,23 @@ def decided_samples(db: Session, *, campaign_id: int, but_run: int) -> set[str]:
 
 
 def sent_elsewhere(db: Session, *, campaign_id: int) -> set[str]:
-    """Samples that other campaigns sent."""
-    query = select(Candidate.sample_id).join(CampaignRun).where(CampaignRun.campaign_id != campaign_id)
+    """Samples that other campaigns sent; those of rejected batches may be asked again."""
+    query = select(Candidate.sample_id).join(CampaignRun).join(LabelBatch, isouter=True)
+    query = query.where(CampaignRun.campaign_id != campaign_id, _not_rejected())
     return set(db.exec(query.where(col(Candidate.state).in_(SENT)).distinct()).all())
+
+
+def _not_rejected() -> ColumnElement[bool]:
+    return col(LabelBatch.id).is_(None) | (col(LabelBatch.state) != BatchState.REJECTED)
 
 
 def claimed_elsewhere(db: Session, *, campaign_id: int) -> set[str]:
     """Samples that other campaigns sent, will send as soon as the labeller answers, or had accepted by a person."""
-    query = select(Candidate.sample_id).join(CampaignRun).join(LabelRequest, isouter=True)
-    query = query.where(CampaignRun.campaign_id != campaign_id, Candidate.state != CandidateState.DISCARDED)
+    query = select(Candidate.sample_id).join(CampaignRun).join(LabelBatch, isouter=True)
+    query = query.join(LabelRequest, col(LabelRequest.candidate_id) == Candidate.id, isouter=True)
+    query = query.where(
+        CampaignRun.campaign_id != campaign_id, _not_rejected(), Candidate.state != CandidateState.DISCARDED
+    )
     claimed = col(Candidate.state).in_([CandidateState.ACCEPTED, *SENT]) | col(LabelRequest.id).is_not(None)
     return set(db.exec(query.where(claimed).distinct()).all())
 

@@ -144,13 +144,14 @@ def keys_of(db: Session, *, batch_id: int) -> dict[str, int | None]:
 
 
 def note_sent(db: Session, *, batch_id: int, external: Mapping[str, str]) -> None:
-    """Write down what the labeller calls a batch's requests; their candidates, accepted or unsorted before, are sent."""
+    """Write down what the labeller calls a batch's requests; their candidates are sent."""
     this_one = (col(LabelRequest.batch_id) == batch_id) & (col(LabelRequest.key) == bindparam("of"))
     statement = update(LabelRequest).where(this_one).values(external_id=bindparam("called"))
     db.connection().execute(statement, [{"of": key, "called": name} for key, name in external.items()])
     asked = select(LabelRequest.candidate_id).where(LabelRequest.batch_id == batch_id)
     asked = asked.where(col(LabelRequest.candidate_id).is_not(None))
-    unsent = [state for state in CandidateState if state in ("unsorted", "accepted")]
+    # A discard that came after a killed send had sent it came too late: whoever answers it is heard.
+    unsent = [CandidateState.UNSORTED, CandidateState.ACCEPTED, CandidateState.DISCARDED]
     moved = update(Candidate).where(col(Candidate.id).in_(asked), col(Candidate.state).in_(unsent))
     db.connection().execute(moved.values(state=CandidateState.SENT))
     db.expire_all()
@@ -199,6 +200,12 @@ def requests_with_answers(db: Session, *, project_id: int, stale: bool) -> Seque
     else:
         query = query.where(select(Label.id).where(Label.request_id == LabelRequest.id).exists())
     return db.exec(query.order_by(col(LabelRequest.batch_id), col(LabelRequest.position))).all()
+
+
+def usable_batches(db: Session, *, project_id: int) -> set[int]:
+    """A project's batches that are neither quarantined nor rejected."""
+    query = select(LabelBatch.id).where(LabelBatch.project_id == project_id)
+    return {batch_id or 0 for batch_id in db.exec(query.where(col(LabelBatch.state).not_in(UNUSABLE))).all()}
 
 
 def golden_requests(db: Session, *, batch_id: int) -> Sequence[LabelRequest]:
@@ -304,12 +311,18 @@ def import_source(corpus: Corpus) -> str:
 def resolved_of_batches(db: Session, *, batches: Sequence[LabelBatch]) -> Sequence[tuple[LabelRequest, Sample]]:
     """What is known of these batches' images, oldest request first: answered ones, skipped, empty and deleted included.
 
-    Golden items and batches in quarantine are left out: nothing is to be learnt from them.
+    Nothing is to be learnt from golden items, from batches that are quarantined or rejected, and from open ones whose
+    golden items are still to be judged; they are left out.
     """
-    usable = [batch.id for batch in batches if batch.state not in UNUSABLE]
+    usable = [batch.id for batch in batches if _is_usable(batch)]
     query = select(LabelRequest, Sample).join(Sample, col(Sample.id) == LabelRequest.sample_id)
     query = query.where(col(LabelRequest.batch_id).in_(usable), col(LabelRequest.candidate_id).is_not(None))
     return db.exec(query.where(LabelRequest.state != RequestState.PENDING).order_by(col(LabelRequest.id))).all()
+
+
+def _is_usable(batch: LabelBatch) -> bool:
+    judged = batch.released or not batch.policy.get("golden_corpus")
+    return batch.state is BatchState.COMPLETE or (batch.state is BatchState.OPEN and judged)
 
 
 def labelled_samples(db: Session) -> set[str]:

@@ -211,15 +211,14 @@ class LabelStudioLabeler:
     def ask_again(self, project: str, opinions: Mapping[str, int]) -> None:  # noqa: ARG002
         """Raise the overlap of tasks, and open them again: Label Studio offers none that it once called labelled."""
         for task, wanted in opinions.items():
-            again = {"overlap": wanted, "is_labeled": False}
-            self._server.read(lambda client, task=task, again=again: client.tasks.update(task, **again))  # type: ignore[misc]
+            self._update(task, overlap=wanted, is_labeled=False)
 
     def renew_links(self, project: str, drafts: Mapping[str, RequestDraft]) -> None:
         """Write the tasks' data anew, with a fresh link; twice is once."""
         for task, draft in drafts.items():
             link = self._media.of_request(draft.key, draft.uri)
             data = task_of(draft, link)["data"]
-            self._server.read(lambda client, task=task, data=data: client.tasks.update(task, data=data))  # type: ignore[misc]
+            self._update(task, data=data)
         del project
 
     def url(self, project: str) -> str:
@@ -271,6 +270,19 @@ class LabelStudioLabeler:
                         return
                     raise
         raise Unavailable(f"Label Studio at {self._server.url} did not take the answer to task {task_id}; try again")
+
+    def _update(self, task: str, **changes: Any) -> None:
+        """Change a task; one that a person deleted meanwhile needs no change."""
+        from label_studio_sdk.core.api_error import ApiError
+
+        def ask(client: Any) -> None:
+            try:
+                client.tasks.update(task, **changes)
+            except ApiError as error:
+                if error.status_code != 404:
+                    raise
+
+        self._server.read(ask)
 
     def _is_there(self, project: str) -> bool:
         from label_studio_sdk.core.api_error import ApiError

@@ -32,7 +32,7 @@ def items(
     """
     if not policy.golden_corpus or not asked or not policy.golden_share:
         return []
-    wanted = max(1, math.ceil(policy.golden_share * asked))
+    wanted = max(policy.golden_least, math.ceil(policy.golden_share * asked))  # fewer would conclude nothing
     known = _known(stores, run, policy.golden_corpus, class_names)
     chosen = _evenly(known, wanted, np.random.default_rng(_seed(run.key)))
     if len(chosen) < wanted:

@@ -172,7 +172,7 @@ def _store(stores: Stores, project: LabelProject, items: Sequence[Item]) -> Coun
             continue
         stored = {label.external_id: label for label in by_item.get((request.id or 0, item.external_id), [])}
         fresh = [answer for answer in item.answers if _differs(stored.get(answer.external_id), answer)]
-        stores.db.add_all(_label(project, request, item, answer) for answer in fresh)
+        stores.db.add_all(_label(project, request, item, answer, stored.get(answer.external_id)) for answer in fresh)
         there = {answer.external_id for answer in item.answers}
         gone = [
             label for name, label in stored.items() if name not in there and label.state is not RequestState.DELETED
@@ -193,7 +193,8 @@ def _differs(stored: Label | None, answer: Answer) -> bool:
     return stored is None or stored.state is RequestState.DELETED or stored.answered_at != answer.answered_at
 
 
-def _label(project: LabelProject, request: LabelRequest, item: Item, answer: Answer) -> Label:
+def _label(project: LabelProject, request: LabelRequest, item: Item, answer: Answer, before: Label | None) -> Label:
+    """The next version of an answer."""
     return Label(
         sample_id=request.sample_id,
         request_id=request.id,
@@ -203,6 +204,7 @@ def _label(project: LabelProject, request: LabelRequest, item: Item, answer: Ans
         rejected=_why_rejected(project, answer),
         source=project.labeler,
         external_id=answer.external_id,
+        version=before.version + 1 if before else 0,
         item_id=item.external_id,
         annotator=answer.annotator,
         origin=answer.origin,
@@ -224,6 +226,7 @@ def _why_rejected(project: LabelProject, answer: Answer) -> str:
 def _withdrawn(label: Label) -> Label:
     """The last version of an answer that a person deleted."""
     kept = label.model_dump(exclude={"id", "state", "answered_at", "class_name", "class_names", "rejected"})
+    kept["version"] += 1
     return Label(**kept, state=RequestState.DELETED, answered_at=utc_now())
 
 

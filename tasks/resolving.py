@@ -13,10 +13,11 @@ from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL
 
 from models.campaign import Campaign, CampaignRun, Candidate
+from models.errors import BadInput
 from models.labeling import Label, LabelBatch, LabelRequest
 from models.plans import LabelPolicy
 from models.states import BatchState, CandidateState, RequestState, RunState, may_move, move
-from storage import labels
+from storage import campaigns, labels
 from storage.labelers import Labeler
 from storage.stores import Stores, open_stores
 from tasks.compute import agreement, outlook
@@ -47,7 +48,12 @@ def resolve(project_id: int, labeler: Labeler) -> set[int]:
         project = labels.get_project(stores.db, project_id=project_id)
         stale = labels.requests_with_answers(stores.db, project_id=project_id, stale=True)
         found = _resolutions(stores, project_id, stale)
-    more = {one.external_id: found[one.id or 0].overlap for one in stale if found[one.id or 0].overlap > one.opinions}
+        usable = labels.usable_batches(stores.db, project_id=project_id)
+    more = {
+        one.external_id: found[one.id or 0].overlap
+        for one in stale
+        if found[one.id or 0].overlap > one.opinions and one.batch_id in usable and not one.gone
+    }
     if more:
         labeler.ask_again(project.external_id, more)
     with open_stores() as stores:
@@ -63,6 +69,7 @@ def note_gone(stores: Stores, requests: Sequence[LabelRequest], present: set[str
             continue
         request.gone = gone
         answered = request.state in (RequestState.LABELLED, RequestState.SKIPPED, RequestState.EMPTY)
+        request.stale = request.stale or not gone  # what was answered before it went counts again
         if not answered:
             _move(request, candidates, RequestState.DELETED if gone else RequestState.PENDING)
         stores.db.add(request)
@@ -70,12 +77,22 @@ def note_gone(stores: Stores, requests: Sequence[LabelRequest], present: set[str
 
 
 def set_batch(batch_id: int, state: BatchState, reason: str) -> LabelBatch:
-    """Release a batch from quarantine, or reject it, for a reason that is kept. Raises IllegalMove."""
+    """Release a batch from quarantine, or reject it, for a reason that is kept. Raises BadInput where that cannot be.
+
+    One that is rejected before it was sent is never sent.
+    """
     with open_stores() as stores:
         batch = labels.get_batch(stores.db, batch_id=batch_id)
-        batch.state, batch.reason = move(batch.state, state), reason
+        if state is BatchState.OPEN and batch.state not in labels.UNUSABLE:
+            raise BadInput(
+                f"batch {batch_id} is {batch.state.value}; only one that is quarantined or rejected can be released"
+            )
+        before = f" (before: {batch.reason})" if batch.reason else ""
+        batch.state, batch.reason = move(batch.state, state), reason + before
         batch.released = state is not BatchState.REJECTED
         run = stores.db.get_one(CampaignRun, batch.run_id)
+        if state is BatchState.REJECTED and run.state is RunState.MINED:
+            run.state = move(run.state, RunState.SENT)
         if state is BatchState.REJECTED and may_move(run.state, RunState.LABELLED):
             run.state = move(run.state, RunState.LABELLED)
         stores.db.add_all([batch, run])
@@ -200,14 +217,14 @@ def _resolution(
     rejected = sum(bool(label.rejected) for label in given)
     valid = [label for label in given if not label.rejected]
     said = [named(label) for label in valid if counts(label)]
-    needed = request.opinions
+    needed = policy.opinions
     shares = {classes: said.count(classes) / len(said) for classes in said}
     split = len(said) > 1 and max(shares.values()) <= 0.5
     if split and len(valid) >= needed and policy.most_opinions > needed:
         needed = min(policy.most_opinions, len(valid) + 1)
     pending = Resolution(RequestState.PENDING, (), 0.0, needed, needed + rejected)
     if len(valid) < needed:
-        return pending._replace(state=RequestState.DELETED) if request.gone and not valid else pending
+        return pending._replace(state=RequestState.DELETED) if request.gone else pending
     if not said:
         return pending._replace(state=RequestState.SKIPPED)
     weights = believed.get(request.id or 0, shares)
@@ -243,6 +260,9 @@ def _move(request: LabelRequest, candidates: Mapping[int, Candidate], state: Req
     candidate = candidates.get(request.candidate_id or 0)
     if candidate is None:
         return
+    if candidate.state not in campaigns.SENT:
+        # It was answered, so it was sent, whatever a send that was killed could not write down and a person said since.
+        candidate.state = CandidateState.SENT
     follows = {RequestState.LABELLED: CandidateState.LABELLED, RequestState.PENDING: CandidateState.SENT}
     candidate.state = move(candidate.state, follows.get(state, CandidateState.SKIPPED))
 
@@ -265,9 +285,12 @@ def _settle(stores: Stores, batch: LabelBatch) -> None:
 
 
 def _is_enough(stores: Stores, batch: LabelBatch, policy: LabelPolicy) -> bool:
-    """Whether the share of the asked items that has its answers is what the policy calls enough."""
+    """Whether so large a share of the asked items has its answers, and enough golden items to judge them by."""
     states = labels.count_states(stores.db, batch_id=batch.id or 0)
-    asked = sum(states.values())
+    asked, known = sum(states.values()), labels.golden_requests(stores.db, batch_id=batch.id or 0)
+    settled = sum(request.state is not RequestState.PENDING for request in known)
+    if settled < min(policy.golden_least, len(known)):
+        return False
     return asked - states.get(RequestState.PENDING, 0) >= policy.enough * asked - 1e-9
 
 
@@ -280,7 +303,7 @@ def golden_answers(stores: Stores, requests: Sequence[LabelRequest]) -> dict[str
             if label.rejected or label.state is RequestState.SKIPPED:
                 continue
             right, of = found.get(label.annotator, (0, 0))
-            found[label.annotator] = (right + (expected[request_id] in named(label)), of + 1)
+            found[label.annotator] = (right + ((expected[request_id],) == named(label)), of + 1)
     return found
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from models.plans import CampaignPlan
 from models.states import CandidateState, RunState, may_move, move
 from models.values import Reviewed, Sent
 from storage import campaigns, corpora
-from storage.stores import Stores, open_stores
+from storage.stores import Stores, alone, open_stores
 from tasks import previewing, routing
 from tasks.outputs import require_place
 
@@ -26,7 +27,7 @@ REST = {"": None, "accept": CandidateState.ACCEPTED, "discard": CandidateState.D
 def review(campaign_name: str, sample_ids: Sequence[str], *, accept: bool) -> dict[str, Any]:
     """Accept or discard candidates; all of them or, when one cannot be, none. Raises BadInput, naming it."""
     target = CandidateState.ACCEPTED if accept else CandidateState.DISCARDED
-    with open_stores() as stores:
+    with _nobody_sends(campaign_name), open_stores() as stores:
         campaign = campaigns.get_campaign(stores.db, name=campaign_name)
         known = campaigns.all_candidates(stores.db, campaign_id=campaign.id or 0)
         for given in sample_ids:
@@ -45,7 +46,7 @@ def review_run(
         raise BadInput(f"--rest {rest} is neither accept nor discard")
     if sheet is not None:
         require_place(sheet)
-    with open_stores() as stores:
+    with _nobody_sends(campaign_name), open_stores() as stores:
         run = _unsent(stores, campaign_name)
         found = campaigns.candidates_of(stores.db, run_id=run.id or 0)
         accepted = {one.id for given in accept for one in _named(found, given, campaign_name)}
@@ -71,6 +72,15 @@ def send(campaign_name: str) -> Sent:
         run_id = _unsent(stores, campaign_name).id or 0
         plan = CampaignPlan.model_validate(campaigns.get_campaign(stores.db, name=campaign_name).plan)
     return routing.send_batch(routing.prepare_batch(run_id, plan))
+
+
+@contextmanager
+def _nobody_sends(campaign_name: str) -> Iterator[None]:
+    """While candidates are sent, what is said of them would come too late and be lost."""
+    with open_stores() as stores:
+        campaign_id = campaigns.get_campaign(stores.db, name=campaign_name).id or 0
+    with alone(routing.lock_of(campaign_id)):
+        yield
 
 
 def _unsent(stores: Stores, campaign_name: str) -> CampaignRun:

@@ -9,7 +9,7 @@ import pytest
 from sqlmodel import select
 
 from models.campaign import Candidate
-from models.errors import Unavailable
+from models.errors import BadInput, Unavailable
 from models.labeling import Label, LabelBatch, LabelProject, LabelRequest
 from models.plans import CampaignPlan, LabelPolicy, RetrainPlan, SelectionPolicy
 from models.states import BatchState, CandidateState, RequestState, RunState
@@ -425,7 +425,10 @@ def test_a_batch_whose_golden_items_fail_is_quarantined_until_it_is_released(wor
     assert learning.freeze_dataset(["train"], ["c"]) == before
     assert planning.plans_to_continue([]) == []
     row = quality.set_state(batch_id, BatchState.OPEN, "the golden items were wrong")
-    assert (row["state"], row["because"]) == ("complete", "the golden items were wrong")
+    assert row["state"] == "complete"
+    assert str(row["because"]).startswith("the golden items were wrong (before: 3 of 6 golden items")
+    with pytest.raises(BadInput, match="only one that is quarantined or rejected can be released"):
+        quality.set_state(batch_id, BatchState.OPEN, "again")
     assert learning.freeze_dataset(["train"], ["c"]) != before
     sync()
     assert batch().state is BatchState.COMPLETE
@@ -511,7 +514,6 @@ def test_a_later_batch_does_not_put_off_the_renewal_of_an_earlier_ones_links(wor
 
 def test_an_engineer_reviews_and_only_what_was_accepted_is_sent(world: Path, desk: Desk, tmp_path: Path) -> None:
     from flows.campaign import run_campaign
-    from models.errors import BadInput
 
     wanted = plan(accept="review")
     outcome = run_campaign.fn(wanted)
@@ -537,7 +539,7 @@ def test_an_engineer_reviews_and_only_what_was_accepted_is_sent(world: Path, des
 
 
 def test_quality_tells_annotators_classes_golden_items_and_cost(world: Path, desk: Desk) -> None:
-    wanted = plan(budget=10, opinions=2, golden_corpus="train", golden_share=0.2).model_copy(
+    wanted = plan(budget=10, opinions=2, golden_corpus="train", golden_share=0.2, golden_least=2).model_copy(
         update={"stop": CampaignPlan.model_fields["stop"].default_factory().model_copy(update={"rate_per_hour": 30.0})}  # type: ignore[misc,union-attr]
     )
     send(wanted)

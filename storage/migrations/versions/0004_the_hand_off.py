@@ -22,11 +22,41 @@ def upgrade() -> None:
     _add_projects()
     _change_batches()
     _change_requests()
+    _change_labels()
+    for table in ("label", "labelrequest"):
+        _fill_class_names(table)
+
+
+def _change_labels() -> None:
+    """Versions of one answer are counted, and each knows the item that it answers, as the labeller calls it."""
     with op.batch_alter_table("label", schema=None) as batch_op:
         batch_op.add_column(sa.Column("class_names", sa.JSON(), nullable=False, server_default="[]"))
         batch_op.add_column(sa.Column("rejected", sa.String(), nullable=False, server_default=""))
         batch_op.add_column(sa.Column("item_id", sa.String(length=100), nullable=False, server_default=""))
         batch_op.add_column(sa.Column("origin", sa.String(length=40), nullable=False, server_default=""))
+        batch_op.add_column(sa.Column("version", sa.Integer(), nullable=False, server_default="0"))
+    op.execute(
+        """UPDATE label SET item_id = (SELECT r.external_id FROM labelrequest r WHERE r.id = label.request_id)
+        WHERE request_id IS NOT NULL"""
+    )
+    op.execute(
+        """UPDATE label SET version = (SELECT count(*) FROM label e WHERE e.source = label.source
+        AND e.external_id = label.external_id AND e.sample_id = label.sample_id AND e.id < label.id)"""
+    )
+    with op.batch_alter_table("label", schema=None) as batch_op:
+        batch_op.drop_constraint("uq_label_source_external_id_answered_at", type_="unique")
+        batch_op.create_unique_constraint(
+            batch_op.f("uq_label_source_external_id_sample_id_version"),
+            ["source", "external_id", "sample_id", "version"],
+        )
+
+
+def _fill_class_names(table: str) -> None:
+    """A label of one class names that class in its list, too."""
+    rows = sa.table(table, sa.column("class_name", sa.String), sa.column("class_names", sa.JSON))
+    names = [name for (name,) in op.get_bind().execute(sa.select(rows.c.class_name).distinct()) if name]
+    for name in names:
+        op.execute(rows.update().where(rows.c.class_name == name).values(class_names=[name]))
 
 
 def _add_projects() -> None:
@@ -120,9 +150,15 @@ def downgrade() -> None:
     op.execute(f"DELETE FROM label WHERE rejected <> '' OR state = 'deleted' OR request_id IN {golden}")  # noqa: S608
     op.execute("DELETE FROM labelrequest WHERE candidate_id IS NULL")
     op.execute("UPDATE labelrequest SET state = 'skipped' WHERE state = 'deleted'")
+    newest = "(SELECT max(id) FROM label GROUP BY source, external_id, answered_at)"
+    op.execute(f"DELETE FROM label WHERE id NOT IN {newest}")  # noqa: S608  no input goes in
     with op.batch_alter_table("label", schema=None) as batch_op:
-        for column in ("origin", "item_id", "rejected", "class_names"):
+        batch_op.drop_constraint(batch_op.f("uq_label_source_external_id_sample_id_version"), type_="unique")
+        for column in ("version", "origin", "item_id", "rejected", "class_names"):
             batch_op.drop_column(column)
+        batch_op.create_unique_constraint(
+            "uq_label_source_external_id_answered_at", ["source", "external_id", "answered_at"]
+        )
     with op.batch_alter_table("labelrequest", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_labelrequest_sample_id"))
         batch_op.drop_constraint(batch_op.f("fk_labelrequest_sample_id"), type_="foreignkey")
