@@ -48,11 +48,12 @@ def campaign_run(
     ] = None,
     route: Annotated[bool, typer.Option("--route/--no-route", help="Send the choice, or stop after mining.")] = True,
     auto_accept: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--auto-accept/--review", help="Send what nobody discarded, or wait for `dipnet campaign review`."
+            "--auto-accept/--review",
+            help="Send what nobody discarded (default), or wait for `dipnet campaign review`; a campaign keeps to it.",
         ),
-    ] = True,
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be chosen; keep and send nothing.")
     ] = False,
@@ -68,7 +69,9 @@ def campaign_run(
     given: dict[str, Any] = {"budget": budget, "rounds": rounds, "min_score": min_score, "seed": seed, "text": text}
     given |= {"strategy": "text" if text and strategy == "probe" else strategy}
     policy, stop, labelling = _settings(more or [])
-    labelling.setdefault("accept", "auto" if auto_accept else "review")
+    from tasks.planning import accept_of
+
+    labelling.setdefault("accept", accept_of(name, auto_accept))
     plan = CampaignPlan(
         campaign=name,
         issue=issue,

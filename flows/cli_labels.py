@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows import console
+from models.errors import NotFound
 from models.plans import SyncPlan
 from models.states import BatchState
 from models.values import BatchQuality
@@ -53,6 +54,8 @@ def labels_show(
     from tasks import quality
 
     found = [one for one in quality.of_campaign(campaign) if batch in (0, one.batch_id)]
+    if not found:
+        raise NotFound(f"campaign '{campaign}' has no batch {batch}; see: dipnet labels list {campaign}")
     if as_json:
         console.show(found, as_json=True)
         return

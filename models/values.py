@@ -257,6 +257,7 @@ class Waiting(Report):
 
     sample_id: str
     opinions: int
+    offered: tuple[str, ...] = Field((), description="classes that may be answered")
 
 
 class Settled(Report):

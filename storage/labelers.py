@@ -47,6 +47,10 @@ class Labeler(Protocol):
         """
         ...
 
+    def clock(self) -> datetime | None:
+        """What time it is there, not later than it is; None where times say nothing."""
+        ...
+
     def census(self, project: str) -> Census | None:
         """How many items and answers there are now; None where nobody but dipnet can change that."""
         ...
@@ -117,9 +121,10 @@ class OracleLabeler:
         waiting: Mapping[str, Waiting],
         settled: Settled | None,  # noqa: ARG002
     ) -> Iterator[Sequence[Item]]:
-        """As many answers as every waiting request needs, all alike; a sample of unknown truth is skipped, as a person would."""
+        """As many answers as every waiting request needs, all alike; what it does not know, or cannot say, it skips."""
         for key, request in waiting.items():
             class_name = self.truth.get(request.sample_id, "")
+            class_name = class_name if class_name in request.offered else ""
             answers = [
                 Answer(
                     external_id=f"{key}:{number}" if number else key,
@@ -131,6 +136,10 @@ class OracleLabeler:
                 for number in range(request.opinions)
             ]
             yield [Item(key=key, external_id=key, changed_at=self._known_since, answers=answers)]
+
+    def clock(self) -> None:
+        """Its answers are as old as its truth."""
+        return
 
     def census(self, project: str) -> None:  # noqa: ARG002
         """Nobody else writes there."""

@@ -176,7 +176,8 @@ def waiting(db: Session, *, project_id: int) -> dict[str, Waiting]:
     query = select(LabelRequest).join(LabelBatch).where(LabelBatch.project_id == project_id)
     query = query.where(LabelBatch.state == BatchState.OPEN, LabelRequest.external_id != "")
     found = db.exec(query.where(LabelRequest.state == RequestState.PENDING)).all()
-    return {one.key: Waiting(sample_id=one.sample_id, opinions=one.opinions) for one in found}
+    offered = tuple(get_project(db, project_id=project_id).class_names)
+    return {one.key: Waiting(sample_id=one.sample_id, opinions=one.opinions, offered=offered) for one in found}
 
 
 def unannounced(db: Session) -> Sequence[tuple[LabelBatch, Campaign]]:
@@ -259,6 +260,12 @@ def known(db: Session, *, project_id: int) -> Known:
     answers = select(func.count()).select_from(live).where(live.c.state.in_(given))
     skips = select(func.count(func.distinct(live.c.item_id))).where(live.c.state == RequestState.SKIPPED)
     return Known(db.exec(there).one(), db.exec(answers).one(), db.exec(skips).one())
+
+
+def rejected_labels(db: Session, *, project_id: int) -> Sequence[tuple[Label, LabelRequest]]:
+    """A project's answers that are not in its schema, with what they answer."""
+    query = select(Label, LabelRequest).join(LabelRequest, col(LabelRequest.id) == Label.request_id).join(LabelBatch)
+    return db.exec(query.where(LabelBatch.project_id == project_id, Label.rejected != "")).all()
 
 
 def answers_to(db: Session, *, request_ids: Sequence[int]) -> Sequence[Label]:

@@ -174,6 +174,10 @@ class LabelStudioLabeler:
         found = [self._server.count(project, kind, *within)[0] for kind in (ANSWERED, SKIPPED)]
         return found == [settled.answered, settled.skipped]
 
+    def clock(self) -> datetime:
+        """The time of its answer's head, to the second below."""
+        return self._server.time()
+
     def census(self, project: str) -> Census:
         """Three quick counts."""
         ours, answers = self._server.count(project, OURS)

@@ -10,6 +10,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -129,6 +131,14 @@ class Connection:
     def status_of(self, path: str) -> int:
         """The HTTP status of a page or file that the SDK does not know."""
         return self.read(lambda client: self._http.get(self.url + path, headers=self._headers(client)).status_code)
+
+    def time(self) -> datetime:
+        """What the server's clock says, to the second below; ours where it does not tell."""
+        said = self.read(lambda _: self._http.get(f"{self.url}/api/version/").headers.get("date", ""))
+        try:
+            return parsedate_to_datetime(said).astimezone(UTC)
+        except ValueError:
+            return datetime.now(UTC)
 
     def _headers(self, client: LabelStudio) -> dict[str, str]:
         """With the token; this renews a personal access token when that is due."""

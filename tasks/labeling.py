@@ -7,7 +7,7 @@ at once, store the same rows as one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from tasks.steps import step
 SWEEP_EVERY = timedelta(hours=24)  # by our clock: what a clock that was set back hid is seen then at the latest
 LATE = timedelta(seconds=60)  # an answer may be written after a later one was seen
 TRIES = 3  # annotators go on while we count
+EXTRA = ("extra_items", "extra_answers", "extra_skips")  # in a project's census: what is there beside what is stored
 RENEW_WITHIN = 1 / 3  # of the time that links are good for
 
 
@@ -65,7 +66,8 @@ def sync_project(project_id: int) -> list[Synced]:
         _renew_links(project_id, labeler)
         waited = _open_batches(project_id)
         pulled = _pull(project_id, labeler)
-        changed = resolving.resolve(project_id, labeler)
+        changed, reopened = resolving.resolve(project_id, labeler)
+        _renew_these(project_id, labeler, reopened)
         with open_stores() as stores:
             rows = [_synced(stores, batch_id, pulled) for batch_id in sorted(waited | changed)]
     return rows
@@ -113,6 +115,22 @@ def _renew_links(project_id: int, labeler: Labeler) -> None:
         stores.db.add(project)
 
 
+def _renew_these(project_id: int, labeler: Labeler, keys: set[str]) -> None:
+    """What waits again was passed by when links were renewed."""
+    if not keys or labeler.links_until is None:
+        return
+    with open_stores() as stores:
+        project = labels.get_project(stores.db, project_id=project_id)
+        runs = [
+            stores.db.get_one(CampaignRun, one.run_id) for one in labels.batches_of(stores.db, project_id=project_id)
+        ]
+        drafts = {
+            draft.key: draft for run in runs for draft in drafts_of(stores, run, pending=True) if draft.key in keys
+        }
+        requests = labels.requests_by_key(stores.db, project_id=project_id, keys=sorted(drafts))
+    labeler.renew_links(project.external_id, {one.external_id: drafts[key] for key, one in requests.items()})
+
+
 def _pull(project_id: int, labeler: Labeler) -> Pulled:
     """Poll until what is stored is what the labeller counts; where it will not be, look at everything."""
     new: Counter[int] = Counter()
@@ -130,7 +148,20 @@ def _pull(project_id: int, labeler: Labeler) -> Pulled:
             return Pulled(new, 0)
     deleted = _sweep_items(project_id, labeler)
     new.update(_poll(project_id, labeler, everything=True))
+    _note_extra(project_id, labeler.census(project.external_id))
     return Pulled(new, deleted)
+
+
+def _note_extra(project_id: int, census: Census | None) -> None:
+    """What is counted beyond what is stored, once all was looked at, is not ours: copies, and another dipnet's items."""
+    if census is None:
+        return
+    with open_stores() as stores:
+        project = labels.get_project(stores.db, project_id=project_id)
+        known = labels.known(stores.db, project_id=project_id)
+        extra = (census.ours - known.items, census.answers - known.answers, census.skipped_items - known.skipped_items)
+        project.census = {**project.census, **dict(zip(EXTRA, extra, strict=True))}
+        stores.db.add(project)
 
 
 def _poll(project_id: int, labeler: Labeler, *, everything: bool) -> Counter[int]:
@@ -141,6 +172,7 @@ def _poll(project_id: int, labeler: Labeler, *, everything: bool) -> Counter[int
         settled, mark = None, project.watermark
         if mark is not None and not everything:
             settled = labels.settled(stores.db, project_id=project_id, since=mark - LATE, until=mark)
+    began = labeler.clock()
     newest, new, seen = mark, Counter[int](), set[str]()
     for items in labeler.changes(project.external_id, waiting=waiting, settled=settled):
         with open_stores() as stores:
@@ -151,7 +183,8 @@ def _poll(project_id: int, labeler: Labeler, *, everything: bool) -> Counter[int
         new.update(_withdraw_unseen(project, seen, labeler))
     with open_stores() as stores:
         project = labels.get_project(stores.db, project_id=project_id)
-        project.watermark = newest
+        # What changes while we list may have been listed as it was before.
+        project.watermark = min(newest, began) if newest and began else newest
         if settled is None:
             project.swept_at = utc_now()
         stores.db.add(project)
@@ -237,11 +270,11 @@ def _agrees(project_id: int, census: Census | None) -> bool:
     with open_stores() as stores:
         project = labels.get_project(stores.db, project_id=project_id)
         known = labels.known(stores.db, project_id=project_id)
-        doubled = project.census.get("doubled", 0)
-        project.census = {"ours": census.ours, "foreign": census.foreign, "doubled": doubled}
+        told = project.census
+        project.census = {**told, "ours": census.ours, "foreign": census.foreign + told.get("strangers", 0)}
         stores.db.add(project)
-    counted = (census.ours - doubled, census.answers, census.skipped_items)
-    return counted == (known.items, known.answers, known.skipped_items)
+    found = (census.ours - known.items, census.answers - known.answers, census.skipped_items - known.skipped_items)
+    return found == tuple(told.get(name, 0) for name in EXTRA)
 
 
 def _sweep_items(project_id: int, labeler: Labeler) -> int:
@@ -261,14 +294,26 @@ def _sweep_items(project_id: int, labeler: Labeler) -> int:
         )
     with open_stores() as stores:
         project = labels.get_project(stores.db, project_id=project_id)
-        strangers = sum(len(ids) for key, ids in present.items() if key not in set(keys))
-        project.census = {
-            "ours": census.ours,
-            "foreign": census.foreign + strangers,
-            "doubled": doubled + strangers,
-        }
+        ours = set(keys)
+        strangers = sum(len(ids) for key, ids in present.items() if key not in ours)
+        told = {"ours": census.ours, "foreign": census.foreign + strangers, "strangers": strangers, "doubled": doubled}
+        project.census = {**project.census, **told}
         stores.db.add(project)
-        return resolving.note_gone(stores, labels.sent_requests(stores.db, project_id=project_id), set(present))
+        requests = labels.sent_requests(stores.db, project_id=project_id)
+        _withdraw_lost_copies(stores, requests, present)
+        return resolving.note_gone(stores, requests, set(present))
+
+
+def _withdraw_lost_copies(
+    stores: Stores, requests: Sequence[LabelRequest], present: Mapping[str, Sequence[str]]
+) -> None:
+    """Withdraw answers to a copy that is gone while another one of the same request is there."""
+    copied = {one.id or 0: one for one in requests if one.key in present}
+    for label in labels.answers_to(stores.db, request_ids=list(copied)):
+        request = copied[label.request_id or 0]
+        if label.state is not RequestState.DELETED and label.item_id not in present[request.key]:
+            request.stale = True
+            stores.db.add_all([_withdrawn(label), request])
 
 
 def _withdraw_unseen(project: LabelProject, seen: set[str], labeler: Labeler) -> Counter[int]:

@@ -99,6 +99,16 @@ def set_state(name: str, state: CampaignState, reason: str) -> dict[str, Any]:
         return {"campaign": name, "state": campaign.state.value, "because": campaign.stopped_because}
 
 
+def accept_of(name: str, auto: bool | None) -> str:
+    """What is sent of a campaign: as is said now; else as it was run before, so that nothing slips past a review."""
+    if auto is not None:
+        return "auto" if auto else "review"
+    with open_stores() as stores:
+        campaign = campaigns.find_campaign(stores.db, name=name)
+        plan = campaign.plan if campaign else {}
+    return str(plan.get("labelling", {}).get("accept", "auto"))
+
+
 def plan_in(stores: Stores, plan: CampaignPlan) -> CampaignRun:
     """As plan_run, in the caller's transaction."""
     drafted = draft(stores, plan)

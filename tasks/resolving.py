@@ -36,8 +36,10 @@ class Resolution(NamedTuple):
     overlap: int  # annotators that the labeller must let answer
 
 
-def resolve(project_id: int, labeler: Labeler) -> set[int]:
-    """Derive the labels of the requests that have new answers, and the states of their batches; return these batches.
+def resolve(project_id: int, labeler: Labeler) -> tuple[set[int], set[str]]:
+    """Derive the labels of the requests that have new answers, and the states of their batches.
+
+    Returns these batches, and the keys of requests that were answered and wait again.
 
     Which have is a mark in the database, set with the answers and taken off here, so that a kill between loses nothing.
 
@@ -48,6 +50,7 @@ def resolve(project_id: int, labeler: Labeler) -> set[int]:
         project = labels.get_project(stores.db, project_id=project_id)
         stale = labels.requests_with_answers(stores.db, project_id=project_id, stale=True)
         found = _resolutions(stores, project_id, stale)
+        reopened = {one.key for one in stale if _waits_again(one, found[one.id or 0])}
         usable = labels.usable_batches(stores.db, project_id=project_id)
     more = {
         one.external_id: found[one.id or 0].overlap
@@ -57,7 +60,11 @@ def resolve(project_id: int, labeler: Labeler) -> set[int]:
     if more:
         labeler.ask_again(project.external_id, more)
     with open_stores() as stores:
-        return _apply(stores, project_id, found)
+        return _apply(stores, project_id, found), reopened
+
+
+def _waits_again(request: LabelRequest, found: Resolution) -> bool:
+    return found.state is RequestState.PENDING and request.state is not RequestState.PENDING
 
 
 def note_gone(stores: Stores, requests: Sequence[LabelRequest], present: set[str]) -> int:

@@ -46,9 +46,10 @@ def prepare_batch(run_id: int, plan: CampaignPlan) -> int:
     with alone(lock_of(campaign_id)):
         with open_stores() as stores:
             batch = labels.find_batch(stores.db, run_id=run_id)
-            if batch is not None:
-                return batch.id or 0
             run = campaigns.get_run(stores.db, run_id=run_id)
+            if batch is not None:
+                _extend(stores, run, batch, plan.labelling)
+                return batch.id or 0
             if run.state is RunState.PLANNED:
                 raise BadInput(f"run {run_id} has no candidates to send; mine it first with: dipnet campaign run")
             wanted = _asked(stores, run, plan.labelling)
@@ -155,10 +156,22 @@ def _project(stores: Stores, run: CampaignRun, plan: CampaignPlan) -> LabelProje
             f"campaign '{plan.campaign}' is labelled with choice={kind} and opinions={project.opinions}; keep both, "
             "or give the campaign another name"
         )
-    project.class_names = [*project.class_names, *(one for one in class_names if one not in project.class_names)]
+    grown = [*project.class_names, *(one for one in class_names if one not in project.class_names)]
+    if project.id is not None and grown != project.class_names:
+        _hear_again(stores, project, grown)
+    project.class_names = grown
     stores.db.add(project)
     stores.db.flush()
     return project
+
+
+def _hear_again(stores: Stores, project: LabelProject, offered: Sequence[str]) -> None:
+    """Answers that named a class before it was offered count from now on."""
+    for label, request in labels.rejected_labels(stores.db, project_id=project.id or 0):
+        known = bool(label.class_names) and set(label.class_names) <= set(offered)
+        if known and (project.multiple or len(label.class_names) == 1):
+            label.rejected, request.stale = "", True
+            stores.db.add_all([label, request])
 
 
 def _open(project: LabelProject) -> LabelProject:
@@ -229,26 +242,41 @@ def _add_batch(
     _count(stores, run, wanted.unwanted)
     if project is None:
         return batch
-    blank = LabelRequest(batch_id=batch.id or 0, sample_id="", key="", opinions=policy.opinions).model_dump(
-        exclude={"id"}
-    )
-    asked = [
-        blank
-        | {
+    known = golden.items(stores, run, policy, project.class_names, asked=len(wanted.candidates))
+    _add_requests(stores, batch, golden.mixed(_asking(run, wanted.candidates), known, seed=run.key), first=0)
+    return batch
+
+
+def _extend(stores: Stores, run: CampaignRun, batch: LabelBatch, policy: LabelPolicy) -> None:
+    """Ask in an unsent batch about what an engineer has accepted since it was prepared."""
+    if run.state is not RunState.MINED or batch.state is not BatchState.OPEN or batch.project_id is None:
+        return
+    there = labels.keys_of(stores.db, batch_id=batch.id or 0)
+    late = [row for row in _asking(run, _asked(stores, run, policy).candidates) if row["key"] not in there]
+    _add_requests(stores, batch, late, first=len(there))
+
+
+def _asking(run: CampaignRun, candidates: Sequence[Choice]) -> list[golden.Row]:
+    """What requests about candidates say."""
+    return [
+        {
             "candidate_id": one.id,
             "sample_id": one.sample_id,
             "key": key_of(run, one.sample_id),
             "predicted_class": one.predicted_class,
             "predicted_probability": one.predicted_probability,
         }
-        for one in wanted.candidates
+        for one in candidates
     ]
-    known = [
-        blank | told for told in golden.items(stores, run, policy, project.class_names, asked=len(wanted.candidates))
-    ]
-    mixed = golden.mixed(asked, known, seed=run.key)
-    labels.add_requests(stores.db, rows=[row | {"position": place} for place, row in enumerate(mixed)])
-    return batch
+
+
+def _add_requests(stores: Stores, batch: LabelBatch, rows: Sequence[golden.Row], *, first: int) -> None:
+    """Requests in their order, the first of them at that place of the batch."""
+    opinions = LabelPolicy.model_validate(batch.policy).opinions
+    blank = LabelRequest(batch_id=batch.id or 0, sample_id="", key="", opinions=opinions).model_dump(exclude={"id"})
+    filled = [blank | row | {"position": first + place} for place, row in enumerate(rows)]
+    if filled:
+        labels.add_requests(stores.db, rows=filled)
 
 
 def key_of(run: CampaignRun, sample_id: str) -> str:

@@ -90,6 +90,9 @@ class Desk:
                 given = list(task.answers.values())
                 yield [Item(key=task.key, external_id=str(task.number), changed_at=task.changed_at, answers=given)]
 
+    def clock(self) -> datetime:
+        return self.now
+
     def census(self, project: str) -> Census | None:
         given = [[one.state for one in task.answers.values()] for task in self.tasks]
         return Census(

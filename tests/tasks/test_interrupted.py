@@ -1,12 +1,15 @@
 """What breaks off half-way, or changes behind dipnet's back, stops neither a project nor a campaign."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from sqlmodel import select
 
+from models.base import utc_now
 from models.campaign import Candidate
 from models.errors import Unavailable
 from models.settings import load_settings
@@ -14,7 +17,7 @@ from models.states import BatchState, CandidateState, RequestState, RunState
 from storage import campaigns, labels
 from storage.database import alembic_config
 from storage.stores import open_stores
-from tasks import mining, planning, quality, reviewing, routing
+from tasks import labeling, mining, planning, quality, reviewing, routing
 from tests.tasks.desk import Desk
 from tests.tasks.test_labeling import answer_golden, asked, batch, plan, requests, send, state_of, stored, sync
 
@@ -187,6 +190,122 @@ def test_what_a_rejected_batch_asked_may_be_asked_by_another_campaign(world: Pat
     with open_stores() as stores:
         assert not campaigns.sent_elsewhere(stores.db, campaign_id=0)
         assert not campaigns.claimed_elsewhere(stores.db, campaign_id=0)
+
+
+def test_of_two_answered_copies_the_answer_to_the_one_that_went_counts_no_more(
+    world: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(plan())
+    key = asked()[0]
+    desk.answer(key, "bar", by="ann")
+    desk.add(desk.task(key).draft)
+    copy = [task for task in desk.tasks if task.key == key][1]
+    desk._set(copy, "99", ("square",), "bob", None, {})
+    sync()
+    desk.tasks.remove(copy)
+    sync()
+    assert state_of(key) == (RequestState.LABELLED, "bar")
+    assert listings(monkeypatch) == 1
+
+
+def test_answers_to_anothers_items_make_no_poll_look_at_everything(
+    world: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(plan())
+    desk.add(desk.tasks[0].draft.model_copy(update={"key": "another dipnet's"}))
+    desk.answer("another dipnet's", "bar")
+    for _ in range(2):
+        assert [one.foreign for one in sync()] == [1]
+    assert listings(monkeypatch) == 1
+    desk.answer(asked()[0], "bar")
+    sync()
+    assert state_of(asked()[0]) == (RequestState.LABELLED, "bar")
+
+
+def listings(monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often a sync asks what changed."""
+    count, real = [0], Desk.changes
+
+    def counting(self: Desk, *given: Any, **more: Any) -> Any:
+        count[0] += 1
+        return real(self, *given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Desk, "changes", counting)
+        sync()
+    return count[0]
+
+
+def test_a_correction_while_the_labeller_is_listed_is_seen_by_the_next_poll(
+    world: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(plan())
+    first, second, *_ = asked()
+    number = desk.answer(first, "square")
+    desk.answer(second, "bar")
+    real = Desk.changes
+
+    def interrupted(self: Desk, *given: Any, **more: Any) -> Any:
+        for place, items in enumerate(real(self, *given, **more)):
+            yield items
+            if place == 0:
+                self.correct(first, number, "bar")
+                self.answer(asked()[2], "bar")  # which moves the mark past the correction
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Desk, "changes", interrupted)
+        patch.setattr(labeling, "TRIES", 1)
+        patch.setattr(Desk, "census", lambda *_: None)
+        sync()
+    sync()
+    assert state_of(first) == (RequestState.LABELLED, "bar")
+
+
+def test_an_answer_counts_once_its_class_is_offered(world: Path, desk: Desk) -> None:
+    wanted = plan(budget=6)
+    send(wanted)
+    key = asked()[0]
+    desk.answer(key, "ring")
+    sync()
+    assert state_of(key)[0] is RequestState.PENDING
+    with open_stores() as stores:
+        run = campaigns.get_run(stores.db, run_id=batch().run_id)
+        routing._project(stores, run, wanted.model_copy(update={"class_names": ["bar", "ring", "square"]}))
+    sync()
+    assert state_of(key) == (RequestState.LABELLED, "ring")
+
+
+def test_what_waits_again_gets_a_fresh_link(world: Path, desk: Desk) -> None:
+    desk.links_until = utc_now() + timedelta(days=30)
+    send(plan())
+    key = asked()[0]
+    number = desk.answer(key, "bar")
+    sync()
+    desk.withdraw(key, number)
+    sync()
+    assert desk.renewed == [key]
+
+
+def test_what_is_accepted_after_a_send_that_failed_is_sent_too(
+    world: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = plan(accept="review")
+    run_id = planning.plan_run(wanted)
+    mining.mine_candidates(run_id)
+    reviewing.review_run("c", accept=["1-2"], discard=[], rest="", sheet=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Desk, "send", lambda *_: (_ for _ in ()).throw(Unavailable("down")))
+        with pytest.raises(Unavailable):
+            reviewing.send("c")
+    reviewing.review_run("c", accept=["3-6"], discard=[], rest="", sheet=None)
+    assert reviewing.send("c").sent == 6
+    assert len(desk.tasks) == 6
+
+
+def test_a_campaign_under_review_stays_so_unless_it_is_said_otherwise(world: Path, desk: Desk) -> None:
+    assert planning.accept_of("c", None) == "auto"
+    planning.plan_run(plan(accept="review"))
+    assert [planning.accept_of("c", said) for said in (None, True, False)] == ["review", "auto", "review"]
 
 
 def usable() -> Sequence[object]:
