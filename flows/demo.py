@@ -22,9 +22,9 @@ from models.plans import (
     EmbedPlan,
     IngestPlan,
     ReportPlan,
-    RetrainPlan,
     SelectionPolicy,
 )
+from models.retraining import RetrainPlan
 from models.settings import PREFIX
 from models.values import CampaignOutcome
 

@@ -2,9 +2,9 @@
 
 from prefect import flow
 
-from models.plans import RetrainPlan
+from models.retraining import RetrainPlan
 from models.values import Retrained
-from tasks import evaluating, learning, publishing
+from tasks import datasets, evaluating, judging, learning, publishing, scenarios
 
 
 @flow(name="retrain-and-evaluate")
@@ -14,22 +14,22 @@ def retrain_and_evaluate(plan: RetrainPlan) -> Retrained:
     Args:
         plan: What to train on, what to evaluate on, and what to compare with.
     """
-    fitted = learning.fit_head(learning.freeze_dataset(plan.corpora, plan.campaigns), plan)
-    scenarios = list(plan.scenarios) or evaluating.default_scenarios()
-    on_slice = evaluating.issue_scenario(plan.issue) if plan.issue else ""
-    overall = evaluating.overall_scenario() if plan.issue else ""
-    scenarios = list(dict.fromkeys(name for name in [*scenarios, on_slice, overall] if name))
+    fitted = learning.fit(datasets.freeze_dataset(plan.corpora, plan.campaigns), plan)
+    chosen = list(plan.scenarios) or scenarios.default_scenarios()
+    on_slice = scenarios.issue_scenario(plan.issue) if plan.issue else ""
+    overall = scenarios.overall_scenario() if plan.issue else ""
+    chosen = list(dict.fromkeys(name for name in [*chosen, on_slice, overall] if name))
 
-    evaluations = {name: evaluating.evaluate(plan.model, name) for name in scenarios}
+    evaluations = {name: evaluating.evaluate(plan.model, name) for name in chosen}
     comparisons = []
     if plan.compare_with:
-        for name in scenarios:
+        for name in chosen:
             evaluating.evaluate(plan.compare_with, name)
             comparisons.append(
                 evaluating.compare(plan.compare_with, plan.model, name, resamples=plan.resamples, seed=plan.seed)
             )
     by_name = {compared.scenario: compared for compared in comparisons}
-    gate = evaluating.judge(plan.issue, by_name[on_slice], by_name[overall]) if on_slice and comparisons else None
+    gate = judging.judge(plan.issue, by_name[on_slice], by_name[overall]) if on_slice and comparisons else None
     outcome = Retrained(fitted=fitted, evaluations=evaluations, comparisons=comparisons, gate=gate)
     publishing.publish(f"model-{plan.model}", [outcome.fitted, *comparisons])
     return outcome

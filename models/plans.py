@@ -278,23 +278,6 @@ class SyncPlan(Plan):
     campaigns: list[str] = Field(default_factory=list, description="Only these campaigns; empty: all")
 
 
-class RetrainPlan(Plan):
-    """Freeze a dataset version, fit a classifier, evaluate it and compare it."""
-
-    model: Name = Field(description="Name of the new model version")
-    corpora: list[str] = Field(min_length=1, description="Labelled corpora whose train split is the base")
-    campaigns: list[str] = Field(default_factory=list, description="Campaigns whose labels are added")
-    scenarios: list[str] = Field(default_factory=list, description="Scenarios to evaluate on")
-    compare_with: str = Field("", description="Model version to compare with on every scenario; empty: none")
-    issue: str = Field("", description="Issue that the gate is about; empty: no gate")
-    encoder: str = Field("", description="Encoder whose vectors are the features; empty: the default of the settings")
-    regularisation: float = Field(
-        10.0, gt=0.0, description="Inverse strength of the head's L2 penalty (scikit-learn's C)"
-    )
-    seed: int = Field(0, ge=0, description="Seed of the fit")
-    resamples: int = Field(2_000, ge=200, le=100_000, description="Bootstrap resamples behind each interval")
-
-
 class DiscoverPlan(Plan):
     """Find a slice of failures on development data and propose it as an issue."""
 

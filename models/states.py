@@ -155,6 +155,15 @@ class Arm(StrEnum):
     RANDOM = "random"
 
 
+class ScenarioKind(StrEnum):
+    """Why a scenario is there. Every gate looks at all regression suites."""
+
+    CORPUS = "corpus"
+    SLICE = "slice"
+    ISSUE = "issue"
+    REGRESSION = "regression"
+
+
 class Verdict(StrEnum):
     """What a gate says of a comparison."""
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from sqlmodel import Session, col, select
 
-from models.campaign import Issue
 from models.errors import NotFound
 from models.learning import (
     Comparison,
@@ -16,6 +15,7 @@ from models.learning import (
     InferenceSet,
     MetricDelta,
     ModelVersion,
+    Promotion,
     Scenario,
     TrainingRun,
 )
@@ -31,14 +31,33 @@ def find_training(db: Session, *, key: str) -> tuple[TrainingRun, ModelVersion] 
     return db.exec(select(TrainingRun, ModelVersion).join(ModelVersion).where(TrainingRun.key == key)).first()
 
 
+def find_model(db: Session, *, name: str) -> ModelVersion | None:
+    """The model version that a reference names: NAME is the newest of its name, NAME@2 the second."""
+    base, _, version = name.partition("@")
+    query = select(ModelVersion).where(ModelVersion.name == base).order_by(col(ModelVersion.version).desc())
+    if version:
+        query = query.where(ModelVersion.version == (int(version) if version.isdecimal() else 0))
+    return db.exec(query).first()
+
+
 def get_model(db: Session, *, name: str) -> ModelVersion:
-    """The newest model version of that name. Raises NotFound."""
-    query = select(ModelVersion).where(ModelVersion.name == name).order_by(col(ModelVersion.id).desc())
-    model = db.exec(query).first()
+    """The model version that a reference names. Raises NotFound."""
+    model = find_model(db, name=name)
     if model is None:
-        known = ", ".join(sorted(set(db.exec(select(ModelVersion.name)).all()))) or "none yet"
-        raise NotFound(f"there is no model '{name}' (known: {known}); fit one with: dipnet train {name} CORPUS")
+        known = ", ".join(sorted(one.reference for one in list_models(db))) or "none yet"
+        raise NotFound(f"there is no model '{name}' (known: {known}); fit one with: dipnet train {name.split('@')[0]}")
     return model
+
+
+def list_models(db: Session) -> Sequence[ModelVersion]:
+    """Every model version, oldest first."""
+    return db.exec(select(ModelVersion).order_by(col(ModelVersion.id))).all()
+
+
+def next_version(db: Session, *, name: str) -> int:
+    """The number of the next version of a model's name."""
+    model = find_model(db, name=name)
+    return model.version + 1 if model else 1
 
 
 def training_of(db: Session, *, model: ModelVersion) -> TrainingRun:
@@ -47,8 +66,12 @@ def training_of(db: Session, *, model: ModelVersion) -> TrainingRun:
 
 
 def find_scenario(db: Session, *, name: str) -> Scenario | None:
-    """The scenario of that name, if there is one."""
-    return db.exec(select(Scenario).where(Scenario.name == name)).first()
+    """The scenario that a reference names: NAME is the newest version, NAME@2 the second."""
+    base, _, version = name.partition("@")
+    query = select(Scenario).where(Scenario.name == base).order_by(col(Scenario.version).desc())
+    if version:
+        query = query.where(Scenario.version == (int(version) if version.isdecimal() else 0))
+    return db.exec(query).first()
 
 
 def get_scenario(db: Session, *, name: str) -> Scenario:
@@ -87,9 +110,18 @@ def deltas_of(db: Session, *, comparison_id: int) -> Sequence[MetricDelta]:
     return db.exec(query).all()
 
 
-def find_gate(db: Session, *, issue: Issue, slice_id: int, overall_id: int) -> Gate | None:
-    """The verdict on two comparisons for an issue."""
-    query = select(Gate).where(
-        Gate.issue_id == issue.id, Gate.slice_comparison_id == slice_id, Gate.overall_comparison_id == overall_id
-    )
-    return db.exec(query).first()
+def find_gate(db: Session, *, key: str) -> Gate | None:
+    """The verdict with that key of inputs."""
+    return db.exec(select(Gate).where(Gate.key == key)).first()
+
+
+def newest_gate(db: Session, *, issue_id: int | None, after_id: int) -> Gate | None:
+    """The last verdict on a model about an issue, or about all."""
+    query = select(Gate).where(Gate.issue_id == issue_id, Gate.after_id == after_id)
+    return db.exec(query.order_by(col(Gate.id).desc())).first()
+
+
+def champion(db: Session) -> ModelVersion | None:
+    """The model of the newest promotion that was not undone."""
+    query = select(ModelVersion).join(Promotion).where(col(Promotion.undone_at).is_(None))
+    return db.exec(query.order_by(col(Promotion.id).desc())).first()

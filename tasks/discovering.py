@@ -22,7 +22,7 @@ from storage.objects import verified
 from storage.stores import Stores, open_stores
 from tasks import features
 from tasks.compute import slices
-from tasks.evaluating import Predictions, read_predictions
+from tasks.predicting import Predictions, read_predictions
 from tasks.steps import step
 
 NOT_METADATA = frozenset({"sample_id", "class_name", "shard_id", "uri", "folder"})

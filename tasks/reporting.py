@@ -141,18 +141,8 @@ def _deltas(stores: Stores, before: ModelVersion, after: ModelVersion, scenario:
 
 def _gate(stores: Stores, plan: ReportPlan) -> dict[str, Any]:
     issue = campaigns.get_issue(stores.db, name=plan.issue)
-    before, after = (runs.get_model(stores.db, name=name) for name in (plan.before, plan.after))
-    compared = [
-        runs.find_comparison(
-            stores.db,
-            before_id=before.id or 0,
-            after_id=after.id or 0,
-            scenario_id=runs.get_scenario(stores.db, name=name).id or 0,
-        )
-        for name in (plan.slice, plan.overall)
-    ]
-    on_slice, overall = (row.id or 0 if row else 0 for row in compared)
-    found = runs.find_gate(stores.db, issue=issue, slice_id=on_slice, overall_id=overall)
+    after = runs.get_model(stores.db, name=plan.after)
+    found = runs.newest_gate(stores.db, issue_id=issue.id, after_id=after.id or 0)
     return {"verdict": found.verdict.value, "reasons": found.reasons} if found else {}
 
 

@@ -20,10 +20,11 @@ from flows.corpus import embed_corpus, ingest_corpus
 from flows.discovery import discover_failures
 from flows.labeling import sync_labels
 from flows.training import retrain_and_evaluate
-from models.plans import DiscoverPlan, EmbedPlan, RetrainPlan, SyncPlan
+from models.plans import DiscoverPlan, EmbedPlan, SyncPlan
+from models.retraining import RetrainPlan
 from storage import runs
 from storage.stores import open_stores
-from tasks import evaluating
+from tasks import evaluating, scenarios
 
 
 def main() -> None:
@@ -58,7 +59,7 @@ def measure(folder: Path, *, draws: int, seed: int) -> list[Check]:
             retrain_and_evaluate.fn(
                 RetrainPlan(model=arm, corpora=["labelled"], campaigns=[arm], issue=issue, compare_with="baseline")
             )
-        on_slice = evaluating.issue_scenario(issue)
+        on_slice = scenarios.issue_scenario(issue)
         against = [evaluating.compare(arm, "campaign", on_slice, 2_000, seed) for arm in arms]
         with open_stores() as stores:
             found = [

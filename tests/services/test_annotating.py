@@ -15,12 +15,13 @@ from sqlmodel import col, select
 
 from deploy.receiver import make_app
 from models.labeling import Label, LabelRequest
-from models.plans import CampaignPlan, IngestPlan, LabelPolicy, RetrainPlan, SelectionPolicy
+from models.plans import CampaignPlan, IngestPlan, LabelPolicy, SelectionPolicy
+from models.retraining import RetrainPlan
 from models.states import BatchState, RequestState
 from models.values import Sent, Synced
 from storage.labelstudio_server import LabelStudioServer
 from storage.stores import open_stores
-from tasks import embedding, ingesting, labeling, learning, mining, planning, routing, searching
+from tasks import datasets, embedding, ingesting, labeling, learning, mining, planning, routing, searching
 from tasks.compute.images import fingerprint
 from tests.services.annotator import Annotator, chromium
 
@@ -90,7 +91,7 @@ def images(label_studio: LabelStudioServer, monkeypatch: pytest.MonkeyPatch, dra
     searching.new_issue("light-bar", class_name="bar", where="", description="bars <b> that are light")
     searching.add_exemplars("light-bar", [folder / "train" / f"000{number}.png" for number in (3, 7)], positive=True)
     searching.add_exemplars("light-bar", [folder / "train" / "0000.png"], positive=False)
-    learning.fit_head(learning.freeze_dataset(["train"], []), RetrainPlan(model="m", corpora=["train"]))
+    learning.fit(datasets.freeze_dataset(["train"], []), RetrainPlan(model="m", corpora=["train"]))
     return folder
 
 

@@ -18,10 +18,10 @@ from models.plans import (
     CampaignPlan,
     EmbedPlan,
     IngestPlan,
-    RetrainPlan,
     SelectionPolicy,
     SyncPlan,
 )
+from models.retraining import RetrainPlan
 from models.values import Retrained
 from storage.database import alembic_config, open_engine
 from storage.stores import open_stores

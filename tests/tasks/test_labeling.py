@@ -11,12 +11,13 @@ from sqlmodel import select
 from models.campaign import Candidate
 from models.errors import BadInput, Unavailable
 from models.labeling import Label, LabelBatch, LabelProject, LabelRequest
-from models.plans import CampaignPlan, LabelPolicy, RetrainPlan, SelectionPolicy
+from models.plans import CampaignPlan, LabelPolicy, SelectionPolicy
+from models.retraining import RetrainPlan
 from models.states import BatchState, CandidateState, RequestState, RunState
 from models.values import Synced
 from storage import campaigns, labels
 from storage.stores import open_stores
-from tasks import golden, labeling, learning, mining, planning, quality, resolving, reviewing, routing
+from tasks import datasets, golden, labeling, learning, mining, planning, quality, resolving, reviewing, routing
 from tests.tasks.desk import Desk
 
 LOOSE = {"near_duplicate_cosine": 1.0, "leak_cosine": 1.0}
@@ -245,7 +246,7 @@ def test_several_classes_come_back_where_several_may_be_chosen(world: Path, desk
     assert found.names("bar")
     with open_stores() as stores:
         rows = labels.resolved_of_batches(stores.db, batches=labels.batches_of(stores.db, campaigns=["c"]))
-        assert learning.listing_of(rows, without=set()).num_rows == 5
+        assert datasets.listing_of(rows, without=set()).num_rows == 5
 
 
 def test_a_list_that_is_empty_while_there_are_answers_changes_nothing(
@@ -405,7 +406,7 @@ def test_golden_items_look_like_the_others_and_are_never_learnt_from(world: Path
         desk.answer(key, "bar")
     (found,) = sync()
     assert (found.complete, found.golden, found.states) == (True, 6, {RequestState.LABELLED: 20})
-    learning.freeze_dataset(["train"], ["c"])
+    datasets.freeze_dataset(["train"], ["c"])
     with open_stores() as stores:
         rows = labels.resolved_of_batches(stores.db, batches=labels.batches_of(stores.db, campaigns=["c"]))
         assert len(rows) == 20
@@ -413,7 +414,7 @@ def test_golden_items_look_like_the_others_and_are_never_learnt_from(world: Path
 
 
 def test_a_batch_whose_golden_items_fail_is_quarantined_until_it_is_released(world: Path, desk: Desk) -> None:
-    learning.fit_head(learning.freeze_dataset(["train"], []), RetrainPlan(model="m", corpora=["train"]))
+    learning.fit(datasets.freeze_dataset(["train"], []), RetrainPlan(model="m", corpora=["train"]))
     batch_id = send(plan(budget=20, golden_corpus="train", golden_share=0.3))
     for key in asked():
         desk.answer(key, "bar")
@@ -421,15 +422,15 @@ def test_a_batch_whose_golden_items_fail_is_quarantined_until_it_is_released(wor
     (found,) = sync()
     assert (found.state, found.complete) == (BatchState.QUARANTINED, False)
     assert found.reason.startswith("3 of 6 golden items were answered right (0.50 [")
-    before = learning.freeze_dataset(["train"], [])
-    assert learning.freeze_dataset(["train"], ["c"]) == before
+    before = datasets.freeze_dataset(["train"], [])
+    assert datasets.freeze_dataset(["train"], ["c"]) == before
     assert planning.plans_to_continue([]) == []
     row = quality.set_state(batch_id, BatchState.OPEN, "the golden items were wrong")
     assert row["state"] == "complete"
     assert str(row["because"]).startswith("the golden items were wrong (before: 3 of 6 golden items")
     with pytest.raises(BadInput, match="only one that is quarantined or rejected can be released"):
         quality.set_state(batch_id, BatchState.OPEN, "again")
-    assert learning.freeze_dataset(["train"], ["c"]) != before
+    assert datasets.freeze_dataset(["train"], ["c"]) != before
     sync()
     assert batch().state is BatchState.COMPLETE
 

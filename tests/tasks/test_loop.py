@@ -15,23 +15,26 @@ from models.plans import (
     DiscoverPlan,
     EmbedPlan,
     IngestPlan,
-    RetrainPlan,
     SelectionPolicy,
 )
+from models.retraining import RetrainPlan
 from models.states import CandidateState, IssueState, RequestState, RunState
-from storage import campaigns, corpora, labels, vectors
+from storage import campaigns, corpora, labels, runs, tables, vectors
 from storage.stores import open_stores
 from tasks import (
+    datasets,
     discovering,
     embedding,
     evaluating,
     features,
     ingesting,
+    judging,
     labeling,
     learning,
     mining,
     planning,
     routing,
+    scenarios,
     searching,
 )
 
@@ -207,11 +210,11 @@ def test_the_loop_closes_and_twice_changes_nothing(world: Path) -> None:
         run_id = run_to_labels(plan(budget=20))
         for name, added in (("before", []), ("after", ["c"])):
             wanted = RetrainPlan(model=name, corpora=["train"], campaigns=added)
-            learning.fit_head(learning.freeze_dataset(wanted.corpora, wanted.campaigns), wanted)
-            for scenario in (evaluating.issue_scenario("light-bar"), evaluating.overall_scenario()):
+            learning.fit(datasets.freeze_dataset(wanted.corpora, wanted.campaigns), wanted)
+            for scenario in (scenarios.issue_scenario("light-bar"), scenarios.overall_scenario()):
                 evaluating.evaluate(name, scenario)
         compared = [evaluating.compare("before", "after", s, 500, 0) for s in ("issue-light-bar", "all-holdout")]
-        gated = evaluating.judge("light-bar", *compared)
+        gated = judging.judge("light-bar", *compared)
         return run_id, compared, gated
 
     first, rows = loop(), rows_by_table()
@@ -227,15 +230,15 @@ def test_the_loop_closes_and_twice_changes_nothing(world: Path) -> None:
 
 
 def test_a_scenario_is_the_slice_that_its_condition_says_and_stays_frozen(world: Path) -> None:
-    evaluating.freeze_scenario("light", ["held"], "tone = 'light'")
+    scenarios.freeze_scenario("light", ["held"], "tone = 'light'")
     with open_stores() as stores:
-        scenario = evaluating.runs.get_scenario(stores.db, name="light")
-        listing = evaluating.tables.from_bytes(stores.objects.read(scenario.listing_key))
+        scenario = runs.get_scenario(stores.db, name="light")
+        listing = tables.from_bytes(stores.objects.read(scenario.listing_key))
     assert listing.num_rows == scenario.samples == 12
     assert set(listing.column("tone").to_pylist()) == {"light"}
-    evaluating.freeze_scenario("light", ["held"], "tone = 'dark'")
+    scenarios.freeze_scenario("light", ["held"], "tone = 'dark'")
     with open_stores() as stores:
-        assert evaluating.runs.get_scenario(stores.db, name="light").listing_sha256 == scenario.listing_sha256
+        assert runs.get_scenario(stores.db, name="light").listing_sha256 == scenario.listing_sha256
 
 
 def test_evaluation_data_is_never_trained_on_even_when_a_train_corpus_holds_it(world: Path) -> None:
@@ -245,7 +248,7 @@ def test_evaluation_data_is_never_trained_on_even_when_a_train_corpus_holds_it(w
         handle.write("copy.png,bar,light\n")
     ingest("train", train, "train")
     embed("train")
-    dataset_id = learning.freeze_dataset(["train"], [])
+    dataset_id = datasets.freeze_dataset(["train"], [])
     with open_stores() as stores:
         assert stores.db.get_one(learning.DatasetVersion, dataset_id).samples == 40
 
@@ -263,12 +266,12 @@ def test_the_same_bytes_in_a_train_and_a_holdout_corpus_stay_in_the_holdout_alon
     for name, folder, split in (("train", train, "train"), ("held", held, "holdout"), ("other", other, "holdout")):
         ingest(name, folder, split)
         embed(name)
-    evaluating.freeze_scenario("all", ["held"])
-    evaluating.freeze_scenario("light", ["held"], "tone = 'light'")
-    evaluating.freeze_scenario("both", ["held", "other"], "tone IN ('light', 'dark')")
-    dataset_id = learning.freeze_dataset(["train"], [])
+    scenarios.freeze_scenario("all", ["held"])
+    scenarios.freeze_scenario("light", ["held"], "tone = 'light'")
+    scenarios.freeze_scenario("both", ["held", "other"], "tone IN ('light', 'dark')")
+    dataset_id = datasets.freeze_dataset(["train"], [])
     with open_stores() as stores:
-        assert [evaluating.runs.get_scenario(stores.db, name=name).samples for name in ("all", "light", "both")] == [
+        assert [runs.get_scenario(stores.db, name=name).samples for name in ("all", "light", "both")] == [
             13,
             7,
             18,
@@ -278,8 +281,8 @@ def test_the_same_bytes_in_a_train_and_a_holdout_corpus_stay_in_the_holdout_alon
 
 def test_failures_are_never_discovered_on_holdout_data(world: Path) -> None:
     wanted = RetrainPlan(model="m", corpora=["train"])
-    learning.fit_head(learning.freeze_dataset(["train"], []), wanted)
-    evaluating.evaluate("m", evaluating.overall_scenario())
+    learning.fit(datasets.freeze_dataset(["train"], []), wanted)
+    evaluating.evaluate("m", scenarios.overall_scenario())
     with pytest.raises(BadInput, match="holds holdout data"):
         discovering.propose_issue(DiscoverPlan(model="m", scenario="all-holdout"))
 
@@ -301,7 +304,7 @@ def test_skips_and_answers_outside_the_schema_train_nothing(world: Path, monkeyp
     assert labeling.sync_project(project_id) == []
     with open_stores() as stores:
         batches = labels.batches_of(stores.db, campaigns=["c"])
-        listing = learning.listing_of(labels.resolved_of_batches(stores.db, batches=batches), without=set())
+        listing = datasets.listing_of(labels.resolved_of_batches(stores.db, batches=batches), without=set())
     assert listing.num_rows == 20
 
 
