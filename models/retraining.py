@@ -39,6 +39,9 @@ class HeadOptions(Plan):
     regularisation: float = Field(10.0, gt=0.0, description="Inverse strength of the L2 penalty (scikit-learn's C)")
     hidden: int = Field(256, ge=1, le=8_192, description="Units of the hidden layer (mlp)")
     balance: Literal["none", "class-weights"] = Field("none", description="Whether rare classes weigh more")
+    bootstrap: bool = Field(
+        False, description="Fit on a resample of the training rows, drawn by the seed within each class"
+    )
 
 
 class FinetuneOptions(Plan):

@@ -177,8 +177,11 @@ class Fitted(Report):
     model_id: int
     model: str
     dataset_id: int
-    samples: int
+    samples: int = Field(description="of the train split")
     reused: bool
+    version: int = 1
+    unreadable: dict[str, int] = Field(default_factory=dict, description="of these, left out, by reason")
+    notes: list[str] = Field(default_factory=list, description="what was decided on the way")
 
 
 class Compared(Report):

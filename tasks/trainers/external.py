@@ -1,0 +1,5 @@
+"""Trainer `external`."""
+
+from tasks.trainers.protocol import Trainer
+
+TRAINER: Trainer = None  # type: ignore
