@@ -97,6 +97,16 @@ class TrainerPlan(Plan):
         return self
 
 
+class PredictionsPlan(Plan):
+    """Take a model's predictions from a file, where the model itself is elsewhere."""
+
+    file: str = Field(min_length=1, description="Parquet, CSV or JSONL: a row a sample")
+    model: Name = Field(description="Name of the model; each file of other content is a new version of it")
+    scenarios: list[str] = Field(min_length=1, description="Scenarios whose samples it answers for")
+    normalise: bool = Field(False, description="Divide probabilities that do not add up to 1 by their sum")
+    allow_extra: bool = Field(False, description="Leave out rows about other samples than the scenarios'")
+
+
 class GatePolicy(Plan):
     """What a change must show to pass, and what it must not lose."""
 

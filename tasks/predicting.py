@@ -16,10 +16,8 @@ from models.learning import InferenceSet, ModelVersion, Scenario
 from storage import runs, tables
 from storage.objects import verified
 from storage.stores import Stores
-from tasks.trainers.protocol import Answers
+from tasks.trainers.protocol import PROBABILITY, Answers
 from tasks.trainers.registry import trainer_of
-
-PROBABILITY = "p:"  # before a class's name: the column of its probabilities
 
 
 class Predictions(NamedTuple):
@@ -41,7 +39,8 @@ class Predictions(NamedTuple):
             return None
         if class_name not in self.scored:
             return np.zeros(len(self.sample_ids), np.float32)
-        found = self.stored.read(columns=[f"{PROBABILITY}{class_name}"]).column(0)
+        name = f"{PROBABILITY}{class_name}"
+        found = self.stored.read(columns=[name]).column(name)  # p:a brings p:a.b along
         return np.asarray(found.to_numpy(), dtype=np.float32)
 
 

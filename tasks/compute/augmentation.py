@@ -21,7 +21,7 @@ def varied(images: torch.Tensor, kind: str) -> torch.Tensor:
     if kind == "light":
         return moved
     strong = v2.Compose([v2.TrivialAugmentWide(), v2.RandomErasing(p=0.25)])
-    return torch.cat([strong(part) for part in moved.split(TOGETHER)])
+    return torch.cat([strong(part) for part in torch.split(moved, TOGETHER)])
 
 
 def _mirrored(images: torch.Tensor) -> torch.Tensor:

@@ -64,7 +64,7 @@ class Training:
     """A network in training. What it does depends on its weights, the recipe and the number of the epoch alone."""
 
     def __init__(self, network: nn.Module, train: Rows, watched: Rows | None, recipe: Recipe, *, device: str) -> None:
-        self._network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network: nn.Module = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._train, self._watched, self._recipe, self._device = train, watched, recipe, device
         self.steps = len(batches(torch.arange(len(train.targets)), recipe.batch_size))
         self._optimizer = torch.optim.AdamW(
@@ -75,7 +75,7 @@ class Training:
         )
         half = device == "cuda"
         self._dtype = torch.bfloat16 if half and torch.cuda.is_bf16_supported() else torch.float16 if half else None
-        self._scaler = torch.amp.GradScaler(device, enabled=self._dtype is torch.float16)  # type: ignore[attr-defined]
+        self._scaler = torch.amp.GradScaler(device, enabled=self._dtype is torch.float16)
         weights = class_weights(train.targets, classes=recipe.classes)
         self._weights = torch.from_numpy(weights).float()
         self.history: list[dict[str, Any]] = []
@@ -117,7 +117,8 @@ class Training:
         """The network of the best epoch."""
         if self._best:
             self._network.load_state_dict(self._best)
-        return self._network.eval()
+        self._network.eval()
+        return self._network
 
     def checkpoint(self) -> bytes:
         """All that the next epoch depends on, after a hash of it."""

@@ -70,7 +70,7 @@ def build(shape: Shape) -> nn.Module:
     NetworkError for an image size that the network cannot take.
     """
     try:
-        network = _construct(shape)
+        network: Any = _construct(shape)
         if shape.small_stem:
             network.conv1 = nn.Conv2d(3, network.conv1.out_channels, 3, padding=1, bias=False)
             nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -86,7 +86,8 @@ def build(shape: Shape) -> nn.Module:
         ) from None
     if out.shape != (2, shape.classes):
         raise NetworkError(f"'{shape.backbone}' is no classifier of single images; give another backbone")
-    return network
+    found: nn.Module = network
+    return found
 
 
 def _construct(shape: Shape) -> Any:
@@ -175,7 +176,7 @@ def _fitted_positions(shape: Shape, given: dict[str, torch.Tensor], ours: State)
     try:
         from torchvision.models.vision_transformer import interpolate_embeddings
 
-        return dict(interpolate_embeddings(shape.image_size, patch, dict(given)))  # type: ignore[arg-type]
+        return dict(interpolate_embeddings(shape.image_size, patch, dict(given)))
     except ValueError:
         return given  # the shapes are then reported
 

@@ -173,7 +173,7 @@ def _name_of_weights(options: FinetuneOptions) -> str:
 
 
 def _default_weights(backbone: str) -> Any:
-    return torchvision.models.get_model_weights(backbone).DEFAULT  # type: ignore[attr-defined]
+    return torchvision.models.get_model_weights(backbone).DEFAULT
 
 
 def _read_file(name: str) -> bytes:

@@ -14,6 +14,8 @@ from models.learning import DatasetVersion, ModelVersion, TrainingRun
 from models.retraining import RetrainPlan
 from storage.stores import Stores
 
+PROBABILITY = "p:"  # before a class's name: the column of its probabilities, in every table of predictions
+
 
 class Job(NamedTuple):
     """A fit that is to be made. Development rows stop it early and are never learnt from."""

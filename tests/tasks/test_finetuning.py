@@ -3,17 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-import safetensors.torch
-import torch
-import torchvision
-
-from models.errors import BadInput
 from models.learning import ModelVersion, TrainingRun
 from models.retraining import FinetuneOptions, RetrainPlan, TrainerPlan
 from models.values import Fitted
-from storage import runs, tables
+from storage import runs
 from storage.stores import open_stores
 from tasks import datasets, evaluating, learning, scenarios
 from tasks.predicting import read_predictions
