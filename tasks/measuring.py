@@ -110,9 +110,8 @@ def _by_score(
         own = targets == c
         if not own.any():
             return None
-        return deltas.ranked_delta(
-            c, *(ranking.ranked(_scores(side, names[c]), own) for side in (before, after)), groups
-        )
+        was, now = (ranking.ranked(_scores(side, names[c]), own) for side in (before, after))
+        return deltas.ranked_delta(c, was, now, groups)
 
     areas = [row for row in _each(area, range(len(names))) if row is not None]
     was, now = (_losses(side, names, targets) for side in (before, after))
