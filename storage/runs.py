@@ -22,6 +22,8 @@ from models.learning import (
     TrainingRun,
 )
 
+CHAMPION = "champion"  # names whichever model that is
+
 
 def find_dataset(db: Session, *, content_hash: str) -> DatasetVersion | None:
     """The dataset version with that content."""
@@ -34,7 +36,9 @@ def find_training(db: Session, *, key: str) -> tuple[TrainingRun, ModelVersion] 
 
 
 def find_model(db: Session, *, name: str) -> ModelVersion | None:
-    """The model version that a reference names: NAME is the newest of its name, NAME@2 the second."""
+    """The model version that a reference names: NAME is the newest of its name, NAME@2 the second, or the champion."""
+    if name == CHAMPION:
+        return champion(db)
     base, _, version = name.partition("@")
     query = select(ModelVersion).where(ModelVersion.name == base).order_by(col(ModelVersion.version).desc())
     if version:
@@ -45,6 +49,8 @@ def find_model(db: Session, *, name: str) -> ModelVersion | None:
 def get_model(db: Session, *, name: str) -> ModelVersion:
     """The model version that a reference names. Raises NotFound."""
     model = find_model(db, name=name)
+    if model is None and name == CHAMPION:
+        raise NotFound("no model is champion yet; promote one with: dipnet model promote MODEL")
     if model is None:
         known = ", ".join(sorted(one.reference for one in list_models(db))) or "none yet"
         raise NotFound(f"there is no model '{name}' (known: {known}); fit one with: dipnet train {name.split('@')[0]}")

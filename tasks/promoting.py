@@ -29,7 +29,7 @@ def promote(reference: str, because: str = "promoted by hand") -> Promoted:
 
 
 @step()
-def promote_judged(reference: str, gates: Sequence[Gated]) -> Promoted:
+def promote_judged(reference: str, gates: Sequence[Gated], *, allowed: bool = True) -> Promoted:
     """Make a model champion where a gate passes and none fails, or where there is no champion. Twice changes nothing.
 
     Only over the champion that it was compared with, and never again by itself once it was champion: somebody undid
@@ -38,6 +38,8 @@ def promote_judged(reference: str, gates: Sequence[Gated]) -> Promoted:
     with alone(LOCK), open_stores() as stores:
         model = runs.get_model(stores.db, name=reference)
         now = runs.champion(stores.db)
+        if not allowed:
+            return _same(now, "the plan says not to promote")
         if any(promotion.model_id == model.id for promotion, _ in runs.promotions(stores.db)):
             return _same(now, _known(model, now))
         if now is None:
