@@ -14,6 +14,7 @@ from flows import console
 from flows.cli_campaign import campaign_app
 from flows.cli_labels import labels_app
 from flows.cli_models import learning_app
+from flows.cli_predictions import predictions_app
 from models.errors import DipnetError
 from models.plans import (
     DiscoverPlan,
@@ -37,7 +38,13 @@ Everything lives under DIPNET_ROOT (default: ./dipnet-data); `dipnet doctor` say
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 corpus_app = typer.Typer(help="Corpora: named sets of images.", no_args_is_help=True)
 issue_app = typer.Typer(help="Issues: named failures, shown by exemplars.", no_args_is_help=True)
-for name, group in (("corpus", corpus_app), ("issue", issue_app), ("campaign", campaign_app), ("labels", labels_app)):
+for name, group in (
+    ("corpus", corpus_app),
+    ("issue", issue_app),
+    ("campaign", campaign_app),
+    ("labels", labels_app),
+    ("predictions", predictions_app),
+):
     app.add_typer(group, name=name)
 app.add_typer(learning_app)
 
