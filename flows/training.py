@@ -1,4 +1,4 @@
-"""retrain-and-evaluate: freeze a dataset version, fit, evaluate, compare, judge, promote. By hand, at night, and when labels come."""
+"""retrain-and-evaluate: freeze, fit, evaluate, compare, judge, promote. By hand, at night, and when labels are in."""
 
 from prefect import flow
 

@@ -63,7 +63,7 @@ def prepare(plan: RetrainPlan, dataset_id: int, before: str) -> Prepared:
     on_slices, left_out = _slices(plan, dataset_id, before)
     names = list(plan.scenarios) or [*scenarios.default_scenarios(), *_known_scenarios()]
     if on_slices or (before and _has_holdout()):
-        names = [*names, *on_slices.values(), scenarios.overall_scenario()]
+        names = [*on_slices.values(), scenarios.overall_scenario(), *names]
     names = list(dict.fromkeys(names))
     with open_stores() as stores:
         chosen = [runs.get_scenario(stores.db, name=name) for name in names]
@@ -127,13 +127,10 @@ def moment() -> str:
 @step()
 def is_news(since: str, evaluations: Sequence[int], comparisons: Sequence[Compared], gates: Sequence[Gated]) -> bool:
     """Whether any of these was made since a moment."""
-    wanted: list[tuple[type[Evaluation] | type[Comparison] | type[Gate], list[int]]] = [
-        (Evaluation, list(evaluations)),
-        (Comparison, [one.comparison_id for one in comparisons]),
-        (Gate, [one.gate_id for one in gates]),
-    ]
     with open_stores() as stores:
-        made = [stores.db.get_one(table, number).created_at for table, numbers in wanted for number in numbers]
+        made = [stores.db.get_one(Evaluation, number).created_at for number in evaluations]
+        made += [stores.db.get_one(Comparison, one.comparison_id).created_at for one in comparisons]
+        made += [stores.db.get_one(Gate, one.gate_id).created_at for one in gates]
     return any(one >= datetime.fromisoformat(since) for one in made)
 
 
@@ -175,9 +172,7 @@ def _issues(plan: RetrainPlan, dataset_id: int, before: str) -> list[str]:
         return []
     with open_stores() as stores:
         known = runs.training_of(stores.db, model=runs.get_model(stores.db, name=before)).dataset_id
-        fresh = runs.batches_behind(stores.db, dataset_id=dataset_id) - runs.batches_behind(
-            stores.db, dataset_id=known
-        )
+        fresh = runs.batches_behind(stores.db, dataset_id=dataset_id) - runs.batches_behind(stores.db, dataset_id=known)
         return [issue.name for issue in runs.issues_of_batches(stores.db, batch_ids=fresh)]
 
 
