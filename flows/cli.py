@@ -12,9 +12,11 @@ from pydantic import ValidationError
 
 from flows import console
 from flows.cli_campaign import campaign_app
+from flows.cli_champion import model_app
 from flows.cli_labels import labels_app
 from flows.cli_models import learning_app
 from flows.cli_predictions import predictions_app
+from models.complaints import explain
 from models.errors import DipnetError
 from models.plans import (
     DiscoverPlan,
@@ -44,6 +46,7 @@ for name, group in (
     ("campaign", campaign_app),
     ("labels", labels_app),
     ("predictions", predictions_app),
+    ("model", model_app),
 ):
     app.add_typer(group, name=name)
 app.add_typer(learning_app)
@@ -65,8 +68,7 @@ def main() -> None:
         console.complain(str(error), code=error.exit_code)
         sys.exit(error.exit_code)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors())
-        console.complain(f"{wrong}; see --help", code=2)
+        console.complain(f"{explain(error)}; see --help", code=2)
         sys.exit(2)
 
 
