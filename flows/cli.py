@@ -14,6 +14,7 @@ from flows import console
 from flows.cli_campaign import campaign_app
 from flows.cli_labels import labels_app
 from flows.cli_models import learning_app
+from flows.cli_samples import issue_check, sample_app
 from models.errors import DipnetError
 from models.plans import (
     DiscoverPlan,
@@ -39,7 +40,9 @@ corpus_app = typer.Typer(help="Corpora: named sets of images.", no_args_is_help=
 issue_app = typer.Typer(help="Issues: named failures, shown by exemplars.", no_args_is_help=True)
 for name, group in (("corpus", corpus_app), ("issue", issue_app), ("campaign", campaign_app), ("labels", labels_app)):
     app.add_typer(group, name=name)
+app.add_typer(sample_app, name="sample")
 app.add_typer(learning_app)
+issue_app.command("check")(issue_check)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Encoder = Annotated[

@@ -179,15 +179,28 @@ def campaign_list(as_json: Json = False) -> None:
 
 
 @campaign_app.command("show")
-def campaign_show(name: Campaign, as_json: Json = False) -> None:
-    """A campaign's candidates, why each is there, and how many were left out for what reason."""
-    from tasks import views
+def campaign_show(
+    name: Campaign,
+    bought: Annotated[bool, typer.Option("--bought", help="Only what it bought and cost, without candidates.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What a campaign bought and what it cost; then its candidates, and why each is there.
+
+    Labels asked and answered, hits, minutes and money; which dataset versions hold its labels and why others were left
+    out; models that learnt from them, their differences with intervals, gates, and the uplift over a control campaign.
+
+    --json prints the candidates alone, as it always did; --bought --json prints what it bought.
+    """
+    from flows import campaign_view
+    from tasks import attribution, views
 
     if as_json:
-        console.show(views.candidate_rows(name), as_json=True)
+        console.show(attribution.campaign_record(name) if bought else views.candidate_rows(name), as_json=True)
         return
-    console.show(views.candidate_rows(name), as_json=False, title=f"candidates of {name}")
-    console.show(views.exclusion_rows(name), as_json=False, title="left out")
+    campaign_view.show(attribution.campaign_record(name))
+    if not bought:
+        console.show(views.candidate_rows(name), as_json=False, title=f"candidates of {name}")
+        console.show(views.exclusion_rows(name), as_json=False, title="left out")
 
 
 @campaign_app.command("progress")
