@@ -11,6 +11,7 @@ from flows import console
 from models.errors import BadInput
 from models.plans import CampaignPlan, ContinuePlan, LabelPolicy, Plan, PoolFilter, SelectionPolicy, StopRule
 from models.states import CampaignState
+from models.values import Mined
 
 campaign_app = typer.Typer(help="Campaigns: find more of an issue and have it labelled.", no_args_is_help=True)
 
@@ -95,6 +96,7 @@ def campaign_run(
     with console.progress():
         found = call(run_campaign)(plan)
     sent = found.sent.model_dump() if found.sent else {}
+    console.warn(_doubts(found.mined))
     console.show({"campaign": name, "status": found.status, **found.mined.model_dump(), **sent}, as_json=as_json)
 
 
@@ -105,7 +107,14 @@ def _preview(plan: CampaignPlan, sheet: Path | None, *, as_json: bool) -> None:
         found = previewing.preview(plan, sheet)
     mined = found.mined.model_dump(exclude={"run_id"}) if found.mined else {}
     shown = {"campaign": found.campaign, "status": found.status, **mined, "sheet": found.sheet}
+    console.warn(_doubts(found.mined) if found.mined else "")
     console.show(shown, as_json=as_json)
+
+
+def _doubts(mined: Mined) -> str:
+    """What is to be said of the exemplars' labels, in a campaign's first run; '' when all look right."""
+    found = mined.found.get("suspects", {})
+    return str(found.get("says", "")) if found.get("suspects") or not found.get("judged", 0) else ""
 
 
 def _settings(given: list[str]) -> list[dict[str, str]]:

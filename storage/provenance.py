@@ -21,6 +21,8 @@ from models.learning import (
     TrainingRun,
     Uplift,
 )
+from models.states import RequestState
+from storage.labels import import_source
 
 LEAST_PREFIX = 6
 
@@ -151,3 +153,17 @@ def predictions_on(
     """What models predicted on these scenarios, oldest first."""
     query = select(InferenceSet, ModelVersion, Scenario).join(ModelVersion).join(Scenario)
     return db.exec(query.where(col(InferenceSet.scenario_id).in_(scenario_ids)).order_by(col(InferenceSet.id))).all()
+
+
+def classes_of(db: Session, *, corpora: Sequence[Corpus], most: int) -> dict[str, str]:
+    """Classes that came with these corpora, by sample; of more than so many, those with the lowest ids, which is by chance.
+
+    Plain columns, since a hundred thousand objects take seconds to build.
+    """
+    query = select(Label.sample_id, Label.class_name).where(
+        col(Label.source).in_([import_source(corpus) for corpus in corpora]),
+        Label.state == RequestState.LABELLED,
+        Label.class_name != "",
+    )
+    rows = db.exec(query.order_by(Label.sample_id, col(Label.answered_at), col(Label.id)).limit(most)).all()
+    return dict(rows)
