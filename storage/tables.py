@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -33,6 +34,11 @@ def from_bytes(data: bytes) -> pa.Table:
 def columns_of(data: bytes, names: Sequence[str]) -> pa.Table:
     """Only these columns of the table in Parquet bytes."""
     return pq.read_table(pa.BufferReader(data), columns=list(names))
+
+
+def open_parquet(source: Path | bytes) -> pq.ParquetFile:
+    """Parquet whose columns are read when they are asked for; a file is mapped, not read."""
+    return pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source, memory_map=True)
 
 
 def schema_of(data: bytes) -> pa.Schema:

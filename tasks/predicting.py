@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.corpus import EncoderSpec
@@ -17,27 +19,60 @@ from storage.stores import Stores
 from tasks import features, heads
 from tasks.compute import classifier
 
+PROBABILITY = "p:"  # before a class's name: the column of its probabilities
+
 
 class Predictions(NamedTuple):
-    """A model's answers on a scenario, as places in one list of class names."""
+    """A model's answers on a scenario, as places in one list of class names; probabilities stay in the file."""
 
-    class_names: list[str]
+    class_names: list[str]  # of the scenario and of the answers
     sample_ids: list[str]  # (n,)
     targets: NDArray[np.int64]  # (n,)
     predicted: NDArray[np.int64]  # (n,)
+    scored: list[str]  # classes that have probabilities, in the model's order; empty: the model gave none
+    stored: pq.ParquetFile
+
+    def read_probability(self, class_name: str) -> NDArray[np.float32] | None:
+        """Probabilities (n,) of a class: zeros where the model does not know it, None where it gave none of any class.
+
+        One column is read at a time, so that a million rows of a hundred classes need no more memory than ten classes.
+        """
+        if not self.scored:
+            return None
+        if class_name not in self.scored:
+            return np.zeros(len(self.sample_ids), np.float32)
+        found = self.stored.read(columns=[f"{PROBABILITY}{class_name}"]).column(0)
+        return np.asarray(found.to_numpy(), dtype=np.float32)
 
 
 def read_predictions(stores: Stores, inference: InferenceSet) -> Predictions:
-    """A model's stored answers."""
-    table = tables.from_bytes(stores.objects.read(inference.predictions_key))
-    known, said = table.column("class_name").to_pylist(), table.column("predicted").to_pylist()
-    class_names = sorted({*known, *said})
+    """A model's stored answers. Raises CorruptData when they are not what was written."""
+    stored = _opened(stores, inference)
+    table = stored.read(columns=["sample_id", "class_name", "predicted"])
+    known, said = table.column("class_name"), table.column("predicted")
+    class_names = sorted({*pc.unique(known).to_pylist(), *pc.unique(said).to_pylist()})
     return Predictions(
         class_names,
         table.column("sample_id").to_pylist(),
-        classifier.as_targets(known, class_names),
-        classifier.as_targets(said, class_names),
+        _places(known, class_names),
+        _places(said, class_names),
+        [name.removeprefix(PROBABILITY) for name in stored.schema_arrow.names if name.startswith(PROBABILITY)],
+        stored,
     )
+
+
+def _opened(stores: Stores, inference: InferenceSet) -> pq.ParquetFile:
+    """The file, checked where its checksum is known."""
+    key = inference.predictions_key
+    if not inference.predictions_sha256:  # made before 0.4
+        return tables.open_parquet(stores.objects.read(key))
+    return stores.cache.use(stores.objects, key, inference.predictions_sha256, tables.open_parquet)
+
+
+def _places(names: pa.ChunkedArray, class_names: list[str]) -> NDArray[np.int64]:
+    """Names (n,) as places in class_names."""
+    found = pc.index_in(names, value_set=pa.array(class_names, pa.string()))
+    return np.asarray(found.to_numpy(), dtype=np.int64)
 
 
 def infer(stores: Stores, model: ModelVersion, scenario: Scenario) -> InferenceSet:
@@ -54,7 +89,7 @@ def infer(stores: Stores, model: ModelVersion, scenario: Scenario) -> InferenceS
             "sample_id": listing.column("sample_id"),
             "class_name": listing.column("class_name"),
             "predicted": pa.array(said, pa.string()),
-            **{f"p:{name}": pa.array(found[:, place]) for place, name in enumerate(model.class_names)},
+            **{f"{PROBABILITY}{name}": pa.array(found[:, place]) for place, name in enumerate(model.class_names)},
         }
     )
     key = f"inference/{model.weights_sha256[:16]}-{scenario.listing_sha256[:16]}.parquet"
@@ -73,7 +108,7 @@ def predictions_of(stores: Stores, model: ModelVersion, scenario: Scenario) -> P
     inference = runs.find_inference(stores.db, model_id=model.id or 0, scenario_id=scenario.id or 0)
     if inference is None:
         raise BadInput(
-            f"model '{model.name}' was not evaluated on '{scenario.name}'; do so with: "
-            f"dipnet evaluate {model.name} --scenario {scenario.name}"
+            f"model '{model.reference}' was not evaluated on '{scenario.name}'; do so with: "
+            f"dipnet evaluate {model.reference} --scenario {scenario.name}"
         )
     return read_predictions(stores, inference)
