@@ -10,6 +10,7 @@ import typer
 from flows import console
 from models.errors import BadInput
 from models.plans import CampaignPlan, ContinuePlan, LabelPolicy, Plan, PoolFilter, SelectionPolicy, StopRule
+from models.retraining import HeadOptions, TrainerPlan, UpliftPlan
 from models.states import CampaignState
 from models.values import Mined
 
@@ -210,6 +211,48 @@ def campaign_show(
     if not bought:
         console.show(views.candidate_rows(name), as_json=False, title=f"candidates of {name}")
         console.show(views.exclusion_rows(name), as_json=False, title="left out")
+
+
+@campaign_app.command("uplift")
+def campaign_uplift(
+    name: Campaign,
+    control: Annotated[str, typer.Option(help="Campaign of --strategy random over the same corpora.")],
+    seeds: Annotated[int, typer.Option(min=2, max=100, help="Training seeds of each arm.")] = 5,
+    scenario: Annotated[str, typer.Option(help="Scenario to measure on; default: the issue's own.")] = "",
+    metric: Annotated[
+        str, typer.Option(help="f1, recall or precision of the issue's class; accuracy; macro_f1.")
+    ] = "f1",
+    trainer: Annotated[str, typer.Option(help="logistic or mlp, on frozen embeddings.")] = "logistic",
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="Labelled train corpus to start from; repeat; default: all.")
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="Encoder whose vectors are the features; default: DIPNET_ENCODER.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """What a campaign's labels gave beyond as many labels drawn by chance: was it the campaign that did it?
+
+    Both arms are learnt from with as many labels, several times over, and measured on the same images; the interval
+    covers other images and other training seeds. Above 0: the campaign beats chance. No model version is made of it.
+    """
+    from flows import campaign_view
+    from tasks import uplift
+
+    plan = UpliftPlan(
+        campaign=name, control=control, corpora=corpus or [], scenario=scenario, metric=metric,
+        trainer=TrainerPlan(head=HeadOptions(kind=trainer)),
+        seeds=seeds, encoder=encoder, seed=seed,
+    )  # fmt: skip
+    with console.progress():
+        found = uplift.measure(plan)
+    if as_json:
+        console.show(found, as_json=True)
+        return
+    for warning in found.warnings:
+        console.warn(warning)
+    console.show([campaign_view.uplift(found.model_dump())], as_json=False, title=f"uplift of {name}")
+    rows = [{"seed": one, **values} for one, values in zip(found.seeds, found.by_seed, strict=True)]
+    console.show(rows, as_json=False, title="by training seed")
 
 
 @campaign_app.command("progress")

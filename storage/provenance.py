@@ -155,7 +155,7 @@ def predictions_on(
     return db.exec(query.where(col(InferenceSet.scenario_id).in_(scenario_ids)).order_by(col(InferenceSet.id))).all()
 
 
-def classes_of(db: Session, *, corpora: Sequence[Corpus], most: int) -> dict[str, str]:
+def classes_of(db: Session, *, corpora: Sequence[Corpus], most: int | None = None) -> dict[str, str]:
     """Classes that came with these corpora, by sample; of more than so many, those with the lowest ids, which is by chance.
 
     Plain columns, since a hundred thousand objects take seconds to build.
