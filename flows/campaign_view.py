@@ -22,37 +22,39 @@ def show(found: Row) -> None:
     console.show({**about, **{name: found[name] for name in COST}}, as_json=False)
     if not found["asked"]:
         return
-    console.show(found["datasets"], as_json=False, title="dataset versions that know its batches")
-    console.show(deltas(found["models"]), as_json=False, title="models that learnt from them, against those before")
-    gates = [{"model": model["model"], **gate} for model in found["models"] for gate in model["gates"]]
-    console.show(gates, as_json=False, title="gates")
-    console.show([uplift(row) for row in found["uplift"]], as_json=False, title="uplift over a control at equal budget")
+    out.print("\n[bold]dataset versions that know its batches[/bold]" + ("" if found["datasets"] else ": none yet"))
+    for version in found["datasets"]:
+        left = f"; left out: {console.cell(version['left_out'])}" if version["left_out"] else ""
+        held = f"{version['holds']} of its labels ({console.cell(version['by_split'])})"
+        out.print(f"  {version['dataset']}: {held} in {version['samples']} samples{left}", highlight=False)
+    out.print("\n[bold]models that learnt from them[/bold]" + ("" if found["models"] else ": none yet"))
+    for model in found["models"]:
+        _show_model(model, out)
+    for row in found["uplift"]:
+        told = uplift(row)
+        out.print(
+            f"\n[bold]uplift over {told['control']}[/bold] at {told['labels of each']} labels each, {told['seeds']} seeds: "
+            f"{told['metric']} {told['control, mean']} → {told['campaign, mean']}, {console.cell(told['uplift'])}"
+            f"\n  on {told['scenario']}",
+            highlight=False,
+        )
 
 
-def deltas(models: list[Row]) -> list[Row]:
-    """A row a model and scenario; a model that was compared with nothing has a row too."""
-    rows = []
-    for model in models:
-        for one in model["deltas"] or [None]:
-            told = (
-                {
-                    "scenario": one["scenario"],
-                    "metric": f"{one['metric']} {one['class_name']}".strip(),
-                    "before": f"{one['from']:.3f} ({one['before']})",
-                    "after": f"{one['to']:.3f}",
-                    "difference": interval(one["delta"], one["low"], one["high"]),
-                }
-                if one
-                else {
-                    "scenario": "compared with nothing yet",
-                    "metric": "",
-                    "before": "",
-                    "after": "",
-                    "difference": "",
-                }
-            )
-            rows.append({"model": model["model"], "dataset": model["dataset"], **told})
-    return rows
+def _show_model(model: Row, out: Console) -> None:
+    """A line a difference, those of the issue first, and a line a gate."""
+    out.print(f"  {model['model']} ({model['trainer']}, dataset version {model['dataset']})", highlight=False)
+    for row in sorted(model["deltas"], key=lambda row: str(row["about"]) != "issue"):
+        metric = f"{row['metric']} {row['class_name']}".strip()
+        gained = console.cell(interval(row["delta"], row["low"], row["high"]))
+        out.print(
+            f"    {metric} {row['from']:.3f} → {row['to']:.3f}, {gained} against {row['before']} on {row['scenario']}",
+            highlight=False,
+        )
+    if not model["deltas"]:
+        out.print("    compared with nothing yet")
+    for gate in model["gates"]:
+        about = f" for {gate['issue']}" if gate["issue"] else ""
+        out.print(f"    gate{about}: {gate['verdict']}; {console.cell('; '.join(gate['reasons']))}", highlight=False)
 
 
 def uplift(row: Row) -> Row:

@@ -12,6 +12,7 @@ sample_app = typer.Typer(help="Samples: one image, and all that is known of it."
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 TABLES = ("exemplar_of", "labels", "candidate_in", "requests", "datasets", "scenarios", "predictions")
+LONG = ("candidate_in", "requests")  # too many columns for a table
 
 
 @sample_app.command("show")
@@ -33,7 +34,10 @@ def sample_show(
         return
     console.show({name: value for name, value in found.items() if name not in TABLES}, as_json=False)
     for name in TABLES:
-        console.show(found[name], as_json=False, title=name.replace("_", " "))
+        for row in found[name] if name in LONG else ():
+            console.show(row, as_json=False, title=name.replace("_", " "))
+        if name not in LONG or not found[name]:
+            console.show(found[name], as_json=False, title=name.replace("_", " "))
 
 
 def issue_check(
