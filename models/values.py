@@ -193,9 +193,13 @@ class Compared(Report):
 class Gated(Report):
     """A gate's verdict and its reasons."""
 
-    issue: str
+    issue: str = Field(description="what it is about; empty: the change as a whole")
     verdict: Verdict
     reasons: list[str]
+    gate_id: int = 0
+    before: str = ""
+    after: str = ""
+    samples_needed: int | None = Field(None, description="of the target scenario, to decide what is inconclusive")
 
 
 class Uplifted(Report):
@@ -383,4 +387,25 @@ class Retrained(Report):
     fitted: Fitted
     evaluations: dict[str, int] = Field(description="evaluation by scenario")
     comparisons: list[Compared]
-    gate: Gated | None = None
+    model: str = Field("", description="the model version, as NAME@VERSION")
+    compared_with: str = Field("", description="the model version that it was compared with; empty: none")
+    gates: list[Gated] = Field(default_factory=list, description="a verdict an issue, or one about the change as a whole")
+    left_out: dict[str, str] = Field(default_factory=dict, description="issues that could not be judged, and why")
+    champion: str = Field("", description="the champion from now on")
+    promotion: str = Field("", description="why it became champion, or why not")
+    unchanged: str = Field("", description="says so when nothing was new; empty: something was")
+    report: str = Field("", description="where report.html is")
+
+    @property
+    def gate(self) -> Gated | None:
+        """The first verdict, where there is one."""
+        return self.gates[0] if self.gates else None
+
+
+class Promoted(Report):
+    """What became of the champion."""
+
+    champion: str = Field(description="the champion now; empty: there is none")
+    before: str = Field("", description="the champion before")
+    changed: bool
+    reason: str

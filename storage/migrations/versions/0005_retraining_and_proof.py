@@ -70,7 +70,7 @@ def _change_comparisons() -> None:
 
 def _change_gates() -> None:
     """A gate named its two comparisons; now it names both models, and its key is a hash of all that it looked at."""
-    _add("gate", key=_text(64), policy=_json("{}"), findings=_json("[]"))
+    _add("gate", key=_text(64), policy=_json("{}"), findings=_json("[]"), settled=(sa.Boolean(), sa.true()))
     op.execute("UPDATE gate SET key = 'before-0005-' || id")
     with op.batch_alter_table("gate", schema=None) as batch_op:
         for name in ("before_id", "after_id", "samples_needed"):
