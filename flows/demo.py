@@ -88,10 +88,10 @@ def _run(chosen: Demo, out: Console) -> dict[str, Any]:
         stack.enter_context(console.progress())
         plan = _loop(chosen, stages)
         with stages("write the report"):
-            from tasks import reporting
+            from tasks import arms
 
-            summary = {"key": chosen.key, **reporting.summarise(plan, RESAMPLES, chosen.seed), "times": stages.seconds}
-            reporting.write_report(str(chosen.folder), summary, plan)
+            summary = {"key": chosen.key, **arms.summarise(plan, RESAMPLES, chosen.seed), "times": stages.seconds}
+            arms.write_report(str(chosen.folder), summary, plan)
     return summary
 
 

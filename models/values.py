@@ -389,7 +389,9 @@ class Retrained(Report):
     comparisons: list[Compared]
     model: str = Field("", description="the model version, as NAME@VERSION")
     compared_with: str = Field("", description="the model version that it was compared with; empty: none")
-    gates: list[Gated] = Field(default_factory=list, description="a verdict an issue, or one about the change as a whole")
+    gates: list[Gated] = Field(
+        default_factory=list, description="a verdict an issue, or one about the change as a whole"
+    )
     left_out: dict[str, str] = Field(default_factory=dict, description="issues that could not be judged, and why")
     champion: str = Field("", description="the champion from now on")
     promotion: str = Field("", description="why it became champion, or why not")

@@ -198,10 +198,14 @@ def scores_of(model_name: str, scenario_name: str, class_name: str) -> tuple[Any
         model = runs.get_model(stores.db, name=model_name)
         found = predictions_of(stores, model, runs.get_scenario(stores.db, name=scenario_name))
         if class_name not in found.class_names:
-            raise BadInput(f"there is no class '{class_name}' on '{scenario_name}'; known: {', '.join(found.class_names)}")
+            raise BadInput(
+                f"there is no class '{class_name}' on '{scenario_name}'; known: {', '.join(found.class_names)}"
+            )
         probabilities = found.read_probability(class_name)
     if probabilities is None:
-        raise BadInput(f"model '{model_name}' gave no probabilities on '{scenario_name}', so there is no threshold to set")
+        raise BadInput(
+            f"model '{model_name}' gave no probabilities on '{scenario_name}', so there is no threshold to set"
+        )
     return probabilities, found.targets == found.class_names.index(class_name)
 
 

@@ -175,9 +175,7 @@ def _issues(plan: RetrainPlan, dataset_id: int, before: str) -> list[str]:
         return []
     with open_stores() as stores:
         known = runs.training_of(stores.db, model=runs.get_model(stores.db, name=before)).dataset_id
-        fresh = runs.batches_behind(stores.db, dataset_id=dataset_id) - runs.batches_behind(
-            stores.db, dataset_id=known
-        )
+        fresh = runs.batches_behind(stores.db, dataset_id=dataset_id) - runs.batches_behind(stores.db, dataset_id=known)
         return [issue.name for issue in runs.issues_of_batches(stores.db, batch_ids=fresh)]
 
 

@@ -213,7 +213,10 @@ def _measured(stores: Stores, case: Case) -> Uplift:
         [_answers(read, arm, case.plan.trainer.head, seed=seed, classes=len(known)) for arm in range(2)]
         for seed in track(seeds, "fitting both arms")
     ]
-    groups = case.listing.column("group").to_pylist() if "group" in case.listing.column_names else None
+    groups = None
+    if "group" in case.listing.column_names:
+        pairs = zip(*(case.listing.column(name).to_pylist() for name in ("group", "sample_id")), strict=True)
+        groups = np.asarray([group or sample_id for group, sample_id in pairs])
     found = deltas.uplift(
         classifier.as_targets(case.listing.column("class_name").to_pylist(), known),
         np.stack([both[0] for both in said]),
