@@ -15,7 +15,7 @@ from models.states import RequestState
 from storage import campaigns, corpora, labels, runs
 from storage.objects import DirectoryStore
 from storage.stores import Stores, open_stores
-from tasks import rendering
+from tasks import attribution, rendering
 from tasks.evaluating import compare
 from tasks.rendering import thumbnail
 from tasks.steps import step
@@ -48,6 +48,7 @@ def summarise(plan: ReportPlan, resamples: int, seed: int) -> dict[str, Any]:
             "slice": plan.slice,
             "overall": plan.overall,
             "gate": _gate(stores, plan),
+            "uplift": _uplift(stores, plan),
         }
 
 
@@ -56,7 +57,8 @@ def write_report(folder: str, summary: dict[str, Any], plan: ReportPlan) -> list
     """Write report.html and report.json, whole or not at all; the JSON last, since it says that all is done."""
     with open_stores() as stores:
         pictures = _pictures(stores, plan)
-    html = rendering.render("report.html.j2", summary=summary, pictures=pictures)
+    drawn = [rendering.by_seed(row) for row in summary["uplift"]]
+    html = rendering.render("report.html.j2", summary=summary, pictures=pictures, seeds=drawn)
     return rendering.write(DirectoryStore(Path(folder)), "", html, summary)
 
 
@@ -131,6 +133,13 @@ def _gate(stores: Stores, plan: ReportPlan) -> dict[str, Any]:
     after = runs.get_model(stores.db, name=plan.after)
     found = runs.newest_gate(stores.db, issue_id=issue.id, after_id=after.id or 0)
     return {"verdict": found.verdict.value, "reasons": found.reasons} if found else {}
+
+
+def _uplift(stores: Stores, plan: ReportPlan) -> list[dict[str, Any]]:
+    """What was measured of the campaign against its control arm over several training seeds."""
+    campaign = campaigns.get_campaign(stores.db, name=plan.campaign)
+    rows = attribution.uplift_rows(stores, [campaign.id or 0])
+    return [row for row in rows if row["control"] == plan.control_campaign]
 
 
 def _pictures(stores: Stores, plan: ReportPlan) -> dict[str, Any]:

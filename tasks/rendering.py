@@ -41,6 +41,15 @@ def picture(drawn: tuple[charts.Draw, tuple[float, float]], label: str) -> Marku
     return Markup(charts.svg(*drawn, label=label))  # noqa: S704
 
 
+def by_seed(uplift: Mapping[str, Any]) -> Markup:
+    """What either arm of an uplift reaches with each training seed."""
+    metric = f"{uplift['metric']} {uplift['class_name']}".strip()
+    label = (
+        f"uplift of {uplift['campaign']} over {uplift['control']} by training seed: {metric} on {uplift['scenario']}"
+    )
+    return picture(charts.by_seed(uplift["by_seed"], uplift["seeds"], metric), label)
+
+
 def thumbnail(stores: Stores, sample: Sample | None) -> str:
     """A small PNG as a data URI, made anew from the pixels; empty when the image is gone or broken."""
     try:

@@ -72,10 +72,7 @@ def _charts(record: Row) -> Row:
     ]
     if some:
         drawn["calibration"] = rendering.picture(charts.calibration(some), "calibration")
-    for number, one in enumerate(record["uplift"]):
-        metric = f"{one['metric']} {one['class_name']}".strip()
-        seeds = charts.by_seed(one["by_seed"], one["seeds"], metric)
-        drawn["seeds"].append(rendering.picture(seeds, f"uplift {number + 1} by training seed"))
+    drawn["seeds"] = [rendering.by_seed(one) for one in record["uplift"]]
     return drawn
 
 
