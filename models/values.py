@@ -228,6 +228,26 @@ class Gated(Report):
     samples_needed: int | None = Field(None, description="of the target scenario, to decide what is inconclusive")
 
 
+class Uplifted(Report):
+    """What a campaign's labels gave beyond as many of its control, over several training seeds."""
+
+    uplift_id: int
+    campaign: str
+    control: str
+    scenario: str
+    samples: int = Field(description="of the scenario")
+    class_name: str = Field(description="empty: over all classes")
+    metric: str
+    budget: int = Field(description="labels of each arm that were learnt from")
+    seeds: list[int]
+    by_seed: list[dict[str, float]] = Field(description="the metric of control and of campaign")
+    mean: float
+    low: float
+    high: float
+    warnings: list[str] = Field(default_factory=list, description="what makes the comparison less than fair")
+    reused: bool
+
+
 class RequestDraft(Report):
     """A label request on its way to a labeller."""
 
