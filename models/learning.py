@@ -174,6 +174,7 @@ class Gate(SQLModel, table=True):
     samples_needed: int | None = Field(
         default=None, description="of the target scenario, to decide what is inconclusive"
     )
+    settled: bool = Field(default=False, description="whether the issue has moved with it, and its campaigns")
     created_at: datetime = created_at()
 
 

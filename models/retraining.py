@@ -111,7 +111,7 @@ class GatePolicy(Plan):
     """What a change must show to pass, and what it must not lose."""
 
     overall_margin: float = Field(0.01, ge=0.0, le=1.0, description="Loss of overall accuracy that counts as none")
-    class_margin: float = Field(0.05, ge=0.0, le=1.0, description="Loss of a class's F1 that counts as none")
+    class_margin: float = Field(0.02, ge=0.0, le=1.0, description="Loss of a class's recall that counts as none")
     scenario_margin: float = Field(
         0.02, ge=0.0, le=1.0, description="Loss of accuracy on a scenario that counts as none"
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.complaints import explain
 from models.errors import BadSettings
 
 PREFIX = "DIPNET_"
@@ -56,6 +58,9 @@ class Settings(BaseSettings):
     receiver_secret: SecretStr = Field(
         SecretStr(""), description="what links to images and webhooks are signed with: 32 characters or more, by chance"
     )
+    retrain_cron: str = Field(
+        "0 3 * * *", description="when `dipnet serve` retrains, as minute hour day month weekday in UTC; empty: never"
+    )
     media_days: float = Field(
         30.0, gt=0.0, le=3650.0, description="how long a link to an image is good; what waits longer gets a new one"
     )
@@ -73,6 +78,14 @@ class Settings(BaseSettings):
         if value and not value.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")
         return value.rstrip("/")
+
+    @field_validator("retrain_cron")
+    @classmethod
+    def _is_a_cron_line(cls, value: str) -> str:
+        fields = value.split()
+        if fields and (len(fields) != 5 or not all(re.fullmatch(r"[0-9A-Za-z*/,#?-]+", field) for field in fields)):
+            raise ValueError("must be five fields (minute hour day month weekday), such as 0 3 * * *, or empty")
+        return " ".join(fields)
 
     @field_validator("receiver_secret")
     @classmethod
@@ -104,5 +117,5 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        wrong = "; ".join(f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        wrong = explain(error, prefix=PREFIX)
         raise BadSettings(f"wrong setting: {wrong}; mend the variable or the line in .env") from None

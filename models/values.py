@@ -219,9 +219,33 @@ class Compared(Report):
 class Gated(Report):
     """A gate's verdict and its reasons."""
 
-    issue: str
+    issue: str = Field(description="what it is about; empty: the change as a whole")
     verdict: Verdict
     reasons: list[str]
+    gate_id: int = 0
+    before: str = ""
+    after: str = ""
+    samples_needed: int | None = Field(None, description="of the target scenario, to decide what is inconclusive")
+
+
+class Uplifted(Report):
+    """What a campaign's labels gave beyond as many of its control, over several training seeds."""
+
+    uplift_id: int
+    campaign: str
+    control: str
+    scenario: str
+    samples: int = Field(description="of the scenario")
+    class_name: str = Field(description="empty: over all classes")
+    metric: str
+    budget: int = Field(description="labels of each arm that were learnt from")
+    seeds: list[int]
+    by_seed: list[dict[str, float]] = Field(description="the metric of control and of campaign")
+    mean: float
+    low: float
+    high: float
+    warnings: list[str] = Field(default_factory=list, description="what makes the comparison less than fair")
+    reused: bool
 
 
 class RequestDraft(Report):
@@ -389,4 +413,27 @@ class Retrained(Report):
     fitted: Fitted
     evaluations: dict[str, int] = Field(description="evaluation by scenario")
     comparisons: list[Compared]
-    gate: Gated | None = None
+    model: str = Field("", description="the model version, as NAME@VERSION")
+    compared_with: str = Field("", description="the model version that it was compared with; empty: none")
+    gates: list[Gated] = Field(
+        default_factory=list, description="a verdict an issue, or one about the change as a whole"
+    )
+    left_out: dict[str, str] = Field(default_factory=dict, description="issues that could not be judged, and why")
+    champion: str = Field("", description="the champion from now on")
+    promotion: str = Field("", description="why it became champion, or why not")
+    unchanged: str = Field("", description="says so when nothing was new; empty: something was")
+    report: str = Field("", description="where report.html is")
+
+    @property
+    def gate(self) -> Gated | None:
+        """The first verdict, where there is one."""
+        return self.gates[0] if self.gates else None
+
+
+class Promoted(Report):
+    """What became of the champion."""
+
+    champion: str = Field(description="the champion now; empty: there is none")
+    before: str = Field("", description="the champion before")
+    changed: bool
+    reason: str

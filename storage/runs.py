@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlmodel import Session, col, select
 
+from models.campaign import Campaign, CampaignRun, Issue
 from models.errors import NotFound
+from models.labeling import LabelBatch
 from models.learning import (
     Comparison,
     DatasetVersion,
@@ -20,6 +22,8 @@ from models.learning import (
     TrainingRun,
 )
 
+CHAMPION = "champion"  # names whichever model that is
+
 
 def find_dataset(db: Session, *, content_hash: str) -> DatasetVersion | None:
     """The dataset version with that content."""
@@ -32,7 +36,9 @@ def find_training(db: Session, *, key: str) -> tuple[TrainingRun, ModelVersion] 
 
 
 def find_model(db: Session, *, name: str) -> ModelVersion | None:
-    """The model version that a reference names: NAME is the newest of its name, NAME@2 the second."""
+    """The model version that a reference names: NAME is the newest of its name, NAME@2 the second, or the champion."""
+    if name == CHAMPION:
+        return champion(db)
     base, _, version = name.partition("@")
     query = select(ModelVersion).where(ModelVersion.name == base).order_by(col(ModelVersion.version).desc())
     if version:
@@ -43,6 +49,8 @@ def find_model(db: Session, *, name: str) -> ModelVersion | None:
 def get_model(db: Session, *, name: str) -> ModelVersion:
     """The model version that a reference names. Raises NotFound."""
     model = find_model(db, name=name)
+    if model is None and name == CHAMPION:
+        raise NotFound("no model is champion yet; promote one with: dipnet model promote MODEL")
     if model is None:
         known = ", ".join(sorted(one.reference for one in list_models(db))) or "none yet"
         raise NotFound(f"there is no model '{name}' (known: {known}); fit one with: dipnet train {name.split('@')[0]}")
@@ -128,5 +136,63 @@ def newest_gate(db: Session, *, issue_id: int | None, after_id: int) -> Gate | N
 
 def champion(db: Session) -> ModelVersion | None:
     """The model of the newest promotion that was not undone."""
-    query = select(ModelVersion).join(Promotion).where(col(Promotion.undone_at).is_(None))
-    return db.exec(query.order_by(col(Promotion.id).desc())).first()
+    return next((model for _, model in standing_promotions(db)), None)
+
+
+def promotions(db: Session) -> Sequence[tuple[Promotion, ModelVersion]]:
+    """Every promotion with its model, the newest first; those that were undone too."""
+    query = select(Promotion, ModelVersion).join(ModelVersion, col(ModelVersion.id) == Promotion.model_id)
+    return db.exec(query.order_by(col(Promotion.id).desc())).all()
+
+
+def standing_promotions(db: Session) -> Sequence[tuple[Promotion, ModelVersion]]:
+    """Promotions that were not undone, the newest first: the champion's, that of the one before, …"""
+    return [pair for pair in promotions(db) if pair[0].undone_at is None]
+
+
+def opponent_of(db: Session, *, model_id: int) -> ModelVersion | None:
+    """What a model is compared with where nobody says otherwise: the champion, or the one before where it is champion.
+
+    So that what is run again is compared with the same model as before it was promoted.
+    """
+    others = (model for _, model in standing_promotions(db) if model.id != model_id)
+    return next(others, None)
+
+
+def gates_of(db: Session, *, after_id: int) -> Sequence[Gate]:
+    """The verdicts on a model, oldest first."""
+    return db.exec(select(Gate).where(Gate.after_id == after_id).order_by(col(Gate.id))).all()
+
+
+def evaluations_of(db: Session, *, model_id: int) -> Sequence[tuple[Evaluation, Scenario]]:
+    """A model's evaluations with their scenarios, oldest first."""
+    query = select(Evaluation, Scenario).join(InferenceSet, col(InferenceSet.id) == Evaluation.inference_id)
+    query = query.join(Scenario, col(Scenario.id) == InferenceSet.scenario_id)
+    return db.exec(query.where(InferenceSet.model_id == model_id).order_by(col(Evaluation.id))).all()
+
+
+def scenario_names(db: Session) -> list[str]:
+    """The name of every scenario, whatever its versions."""
+    return list(db.exec(select(Scenario.name).distinct().order_by(Scenario.name)).all())
+
+
+def lineage(db: Session, *, dataset_id: int) -> list[DatasetVersion]:
+    """A dataset version, its parent, and so on to the first."""
+    found: list[DatasetVersion] = []
+    number: int | None = dataset_id
+    while number is not None and number not in {dataset.id for dataset in found}:
+        found.append(db.get_one(DatasetVersion, number))
+        number = found[-1].parent_id
+    return found
+
+
+def batches_behind(db: Session, *, dataset_id: int | None) -> set[int]:
+    """Label batches whose answers are in a dataset version; none for a model that was made elsewhere."""
+    versions = lineage(db, dataset_id=dataset_id) if dataset_id is not None else []
+    return {batch_id for version in versions for batch_id in version.adds_batches}
+
+
+def issues_of_batches(db: Session, *, batch_ids: Collection[int]) -> Sequence[Issue]:
+    """Issues whose campaigns sent some batches, by name."""
+    query = select(Issue).join(Campaign).join(CampaignRun).join(LabelBatch)
+    return db.exec(query.where(col(LabelBatch.id).in_(batch_ids)).distinct().order_by(Issue.name)).all()

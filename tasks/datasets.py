@@ -11,6 +11,7 @@ from models.corpus import Corpus, Sample
 from models.errors import BadInput
 from models.labeling import Label, LabelBatch, LabelRequest
 from models.learning import DatasetVersion
+from models.retraining import RetrainPlan
 from models.states import RequestState, Split
 from storage import campaigns, corpora, labels, runs, tables
 from storage.stores import Stores, open_stores
@@ -18,10 +19,14 @@ from tasks.steps import step
 
 
 @step()
-def freeze_dataset(corpus_names: Sequence[str], campaign_names: Sequence[str]) -> int:
-    """The dataset version of these corpora's train labels and these campaigns' answers; same content, same version."""
+def freeze_dataset(plan: RetrainPlan) -> int:
+    """The dataset version of a plan's corpora and its campaigns' answers; same content, same version."""
     with open_stores() as stores:
-        base = [_train_corpus(stores, name) for name in sorted(set(corpus_names))]
+        named = plan.corpora or [corpus.name for corpus in corpora.list_corpora(stores.db, split=Split.TRAIN)]
+        base = [_train_corpus(stores, name) for name in sorted(set(named))]
+        campaign_names = list(plan.campaigns)
+        if "*" in campaign_names:
+            campaign_names = [campaign.name for campaign in campaigns.list_campaigns(stores.db)]
         for name in campaign_names:
             campaigns.get_campaign(stores.db, name=name)
         batches = labels.batches_of(stores.db, campaigns=list(campaign_names)) if campaign_names else []

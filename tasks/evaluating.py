@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.errors import Incompatible
-from models.learning import Comparison, Evaluation, MetricDelta
+from models.learning import Comparison, Evaluation, MetricDelta, ModelVersion, Scenario
 from models.values import Compared
-from storage import runs
-from storage.stores import open_stores
-from tasks.compute import metrics
+from storage import runs, tables
+from storage.objects import verified
+from storage.stores import Stores, open_stores
+from tasks.compute import deltas, intervals
+from tasks.measuring import differences, measured
 from tasks.predicting import Predictions, infer, predictions_of, read_predictions
 from tasks.steps import step
 
@@ -28,7 +30,10 @@ def evaluate(model_name: str, scenario_name: str) -> int:
         found = runs.find_evaluation(stores.db, inference_id=inference.id or 0)
         if found is None:
             predictions = read_predictions(stores, inference)
-            found = Evaluation(inference_id=inference.id or 0, metrics=_measured(predictions))
+
+            figures = measured(predictions, _groups(stores, scenario, predictions))
+
+            found = Evaluation(inference_id=inference.id or 0, metrics=figures)
             stores.db.add(found)
             stores.db.flush()
     return found.id or 0
@@ -40,66 +45,50 @@ def compare(before: str, after: str, scenario_name: str, resamples: int, seed: i
     with open_stores() as stores:
         models = [runs.get_model(stores.db, name=name) for name in (before, after)]
         scenario = runs.get_scenario(stores.db, name=scenario_name)
-        ids = [models[0].id or 0, models[1].id or 0, scenario.id or 0]
-        found = runs.find_comparison(stores.db, before_id=ids[0], after_id=ids[1], scenario_id=ids[2])
-        if found is None:
-            both = [predictions_of(stores, model, scenario) for model in models]
-            class_names, targets, predicted = _aligned(*both)
-
-            deltas = metrics.paired_deltas(
-                targets, *predicted, classes=len(class_names), resamples=resamples, seed=seed
-            )
-
-            found = Comparison(before_id=ids[0], after_id=ids[1], scenario_id=ids[2])
-            stores.db.add(found)
-            stores.db.flush()
-            stores.db.add_all(_delta_row(found.id or 0, delta, class_names) for delta in deltas)
+        ids = {"before_id": models[0].id or 0, "after_id": models[1].id or 0, "scenario_id": scenario.id or 0}
+        found = runs.find_comparison(stores.db, **ids) or _compared(stores, models, scenario, resamples, seed)
     return Compared(comparison_id=found.id or 0, scenario=scenario_name, before=before, after=after)
 
 
-def _measured(predictions: Predictions) -> dict[str, object]:
-    """Metrics as JSON: over all, by class, and the confusion matrix."""
-    names = predictions.class_names
-    found = metrics.scores(predictions.targets, predictions.predicted, classes=len(names))
-    table = metrics.confusion(predictions.targets, predictions.predicted, classes=len(names))
-    return {
-        "samples": len(predictions.targets),
-        "accuracy": found.accuracy,
-        "macro_f1": found.macro_f1,
-        "class_names": names,
-        "confusion": table.tolist(),
-        "classes": {
-            name: {
-                "precision": float(found.precision[place]),
-                "recall": float(found.recall[place]),
-                "f1": float(found.f1[place]),
-                "support": int(found.support[place]),
-            }
-            for place, name in enumerate(names)
-        },
-    }
+def _compared(
+    stores: Stores, models: Sequence[ModelVersion], scenario: Scenario, resamples: int, seed: int
+) -> Comparison:
+    sides = [predictions_of(stores, model, scenario) for model in models]
+    groups = _groups(stores, scenario, sides[0])
 
+    told = differences(sides[0], sides[1], groups, resamples=resamples, seed=seed)
 
-def _aligned(before: Predictions, after: Predictions) -> tuple[list[str], NDArray[np.int64], list[NDArray[np.int64]]]:
-    """Both models' answers in one list of class names. Raises Incompatible when the samples differ."""
-    if before.sample_ids != after.sample_ids:
-        raise Incompatible("the two models were evaluated on different samples; evaluate both on the same scenario")
-    class_names = sorted({*before.class_names, *after.class_names})
-
-    def shared(side: Predictions, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.asarray([class_names.index(name) for name in side.class_names], dtype=np.int64)[places]
-
-    predicted = [shared(before, before.predicted), shared(after, after.predicted)]
-    return class_names, shared(before, before.targets), predicted
-
-
-def _delta_row(comparison_id: int, delta: metrics.Delta, class_names: Sequence[str]) -> MetricDelta:
-    return MetricDelta(
-        comparison_id=comparison_id,
-        class_name=class_names[delta.target] if delta.target >= 0 else "",
-        metric=delta.metric,
-        before=delta.before,
-        after=delta.after,
-        low=delta.low,
-        high=delta.high,
+    parts = [models[0].reference, models[1].reference, scenario.listing_sha256]
+    key = f"comparisons/{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.parquet"
+    stores.objects.write(key, tables.to_bytes(told.changes))
+    found = Comparison(
+        before_id=models[0].id or 0,
+        after_id=models[1].id or 0,
+        scenario_id=scenario.id or 0,
+        samples=len(sides[0].targets),
+        groups=groups.groups,
+        resamples=resamples,
+        seed=seed,
+        changes_key=key,
+        summary=told.summary,
     )
+    stores.db.add(found)
+    stores.db.flush()
+    stores.db.add_all(_delta_row(found.id or 0, delta, told.class_names) for delta in told.deltas)
+    return found
+
+
+def _groups(stores: Stores, scenario: Scenario, predictions: Predictions) -> intervals.Grouping:
+    """Which samples belong together, as the scenario's listing says; each is its own where it says nothing."""
+    listing = tables.from_bytes(verified(stores.objects, scenario.listing_key, scenario.listing_sha256))
+    names = None
+    if "group" in listing.column_names:
+        of = dict(zip(listing.column("sample_id").to_pylist(), listing.column("group").to_pylist(), strict=True))
+        names = np.asarray([of.get(sample_id) or sample_id for sample_id in predictions.sample_ids])
+    return intervals.grouping(names, len(predictions.sample_ids))
+
+
+def _delta_row(comparison_id: int, delta: deltas.Delta, class_names: Sequence[str]) -> MetricDelta:
+    values = delta._asdict()
+    target = values.pop("target")
+    return MetricDelta(comparison_id=comparison_id, class_name=class_names[target] if target >= 0 else "", **values)

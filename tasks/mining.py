@@ -103,7 +103,8 @@ def choose(stores: Stores, campaign: Campaign, run: CampaignRun) -> Outcome:
             f"nothing is left to choose in {', '.join(run.corpora)}: {planning.told(selected.excluded)}; add a corpus"
         )
     scanned, earlier = int(searched.sizes.sum()), progress.hits_of_the_best(stores, campaign)
-    return Outcome(run, aim, selected, scanned, forecasting.told(aim, selected, earlier, pool=scanned))
+    found = run.found | forecasting.told(aim, selected, earlier, pool=scanned)  # planning has looked at its exemplars
+    return Outcome(run, aim, selected, scanned, found)
 
 
 def _keep(stores: Stores, outcome: Outcome) -> None:

@@ -46,7 +46,11 @@ class Predictions(NamedTuple):
 
 def read_predictions(stores: Stores, inference: InferenceSet) -> Predictions:
     """A model's stored answers. Raises CorruptData when they are not what was written."""
-    stored = _opened(stores, inference)
+    return of_parquet(_opened(stores, inference))
+
+
+def of_parquet(stored: pq.ParquetFile) -> Predictions:
+    """Predictions in a file that lies as `InferenceSet.predictions_key` says."""
     table = stored.read(columns=["sample_id", "class_name", "predicted"])
     known, said = table.column("class_name"), table.column("predicted")
     class_names = sorted({*pc.unique(known).to_pylist(), *pc.unique(said).to_pylist()})

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-METRICS = ("precision", "recall", "f1")
+from tasks.compute import intervals, patterns
+from tasks.compute.intervals import Floats, Grouping, Interval
+from tasks.compute.patterns import Places
 
 
 class Scores(NamedTuple):
@@ -19,17 +21,6 @@ class Scores(NamedTuple):
     support: NDArray[np.int64]
     accuracy: float
     macro_f1: float  # over the classes that occur among targets or predictions
-
-
-class Delta(NamedTuple):
-    """A metric of two models on the same samples, and the interval of the difference after − before."""
-
-    metric: str
-    target: int  # class, or -1 for all classes together
-    before: float
-    after: float
-    low: float
-    high: float
 
 
 def confusion(targets: NDArray[np.int64], predicted: NDArray[np.int64], *, classes: int) -> NDArray[np.int64]:
@@ -53,53 +44,61 @@ def scores(targets: NDArray[np.int64], predicted: NDArray[np.int64], *, classes:
     )
 
 
-def paired_deltas(
-    targets: NDArray[np.int64],
-    before: NDArray[np.int64],
-    after: NDArray[np.int64],
-    *,
-    classes: int,
-    resamples: int,
-    seed: int,
-) -> list[Delta]:
-    """95 % percentile intervals of every metric's difference, by a paired bootstrap.
+class Ends(NamedTuple):
+    """95 % intervals of one model's metrics; per class (classes,), over all scalars."""
 
-    Both models are scored on the same resampled images: a resample is a multinomial weight a sample, and all counts are
-    one matrix product. targets, before, after: (n,). Source: Efron & Tibshirani, An Introduction to the Bootstrap, ch. 13.
+    precision: Interval
+    recall: Interval
+    f1: Interval
+    accuracy: Interval
+    macro_f1: Interval
+
+
+def ends(targets: Places, predicted: Places, *, classes: int, groups: Grouping | None = None) -> Ends:
+    """Intervals of `scores` (n,) (n,), wider by the design effect where samples come in groups.
+
+    Precision and recall are shares of counts; F1 follows from the share that hits are of hits and errors; macro F1 from
+    how samples move it, and from the classes' own intervals where these are wider.
     """
-    generator = np.random.default_rng(seed)
-    indicators = [_indicators(targets, predicted, classes) for predicted in (before, after)]
-    drawn: list[list[NDArray[np.float64]]] = [[], []]
-    for start in range(0, resamples, 250):  # 250 × n weights at a time bound the memory
-        count = min(250, resamples - start)
-        weights = generator.multinomial(len(targets), np.full(len(targets), 1 / len(targets)), size=count)
-        for side, indicator in enumerate(indicators):
-            drawn[side].append(_metrics(weights.astype(np.float32) @ indicator, classes))
-    differences = np.concatenate(drawn[1]) - np.concatenate(drawn[0])
-    ones = np.ones((1, len(targets)), dtype=np.float32)
-    points = [_metrics(ones @ indicator, classes)[0] for indicator in indicators]
-    low, high = np.percentile(differences, [2.5, 97.5], axis=0)
-    names = [(metric, c) for metric in METRICS for c in range(classes)] + [("accuracy", -1), ("macro_f1", -1)]
-    return [
-        Delta(metric, c, float(points[0][i]), float(points[1][i]), float(low[i]), float(high[i]))
-        for i, (metric, c) in enumerate(names)
+    cells = patterns.triples(targets, predicted, predicted, classes=classes)
+    together = groups or intervals.grouping(None, len(targets))
+    counts = patterns.patterns_of(cells, classes)
+    hits, said, there = patterns.parts_of(counts, patterns.BEFORE)
+    slopes = patterns.slopes(counts, patterns.BEFORE)
+    factors = patterns.inflations(cells, slopes, together) ** 2  # of the variance: so many times fewer samples
+    right = (targets == predicted).astype(np.float64)
+    effect = intervals.inflation(right - right.mean(), together) ** 2
+    either = said + there - hits
+    return Ends(
+        intervals.share(hits / factors[0], said / factors[0]),
+        intervals.share(hits / factors[1], there / factors[1]),
+        intervals.from_overlap(intervals.share(hits / factors[2], either / factors[2])),
+        intervals.share(np.asarray(right.sum() / effect), np.asarray(len(targets) / effect)),
+        _macro(cells, counts, slopes[2], together),
+    )
+
+
+def _macro(cells: patterns.Triples, counts: Floats, slopes: Floats, groups: Grouping) -> Interval:
+    """By how samples move it, which knows how classes go together, and what small classes' own intervals are wider.
+
+    Each arm adds the classes' own arms. Source: Zou & Donner 2008, Construction of Confidence Limits about Effect Measures.
+    """
+    hits, said, there = patterns.parts_of(counts, patterns.BEFORE)
+    occurs = said + there > 0
+    of = max(1, int(occurs.sum()))
+    f1 = patterns.metrics_of(counts, patterns.BEFORE)[2]
+    value = float(f1[occurs].sum()) / of
+    own = intervals.from_overlap(intervals.share(hits, said + there - hits))
+    moves = patterns.moves(cells, slopes / of)
+    sure = float(cells.counts @ moves**2)
+    errors, both = said + there - 2 * hits, np.maximum(said + there, 1)
+    middle = value + float((errors * f1 / both**2)[occurs].sum()) / of  # F1 of few samples is too low on average
+    factor = intervals.Z * intervals.inflation(moves[cells.cell_of], groups)
+    arms = [
+        factor * np.sqrt(sure + patterns.beyond(arm, counts, slopes)[occurs].sum() / of**2)
+        for arm in (f1 - own.low, own.high - f1)
     ]
-
-
-def _indicators(targets: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """(n, 3·classes): is a hit of class c, was said to be c, is a c."""
-    known, said = np.eye(classes, dtype=np.float32)[targets], np.eye(classes, dtype=np.float32)[predicted]
-    return np.hstack([known * said, said, known])
-
-
-def _metrics(counts: NDArray[np.float32], classes: int) -> NDArray[np.float64]:
-    """(b, 3·classes) weighted counts → (b, 3·classes + 2): precision, recall, F1 by class; accuracy; macro F1."""
-    hits, said, there = (counts[:, i * classes : (i + 1) * classes].astype(np.float64) for i in range(3))
-    f1 = _ratio(2 * hits, said + there)
-    occurs = (said + there) > 0
-    macro = f1.sum(axis=1) / np.maximum(1, occurs.sum(axis=1))
-    accuracy = hits.sum(axis=1) / np.maximum(1, there.sum(axis=1))
-    return np.hstack([_ratio(hits, said), _ratio(hits, there), f1, accuracy[:, None], macro[:, None]])
+    return Interval(np.clip(middle - arms[0], 0.0, value), np.clip(middle + arms[1], value, 1.0))
 
 
 def _ratio(above: NDArray[np.generic], below: NDArray[np.generic]) -> NDArray[np.float64]:

@@ -23,6 +23,8 @@ def test_a_misspelt_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) 
         ("LABEL_STUDIO_URL", "labels.example"),
         ("ROOT", " "),
         ("MAX_PIXELS", "many"),
+        ("RETRAIN_CRON", "at three"),
+        ("RETRAIN_CRON", "0 3 * *"),
     ],
 )
 def test_a_wrong_value_names_its_setting(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

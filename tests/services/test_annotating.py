@@ -91,7 +91,7 @@ def images(label_studio: LabelStudioServer, monkeypatch: pytest.MonkeyPatch, dra
     searching.new_issue("light-bar", class_name="bar", where="", description="bars <b> that are light")
     searching.add_exemplars("light-bar", [folder / "train" / f"000{number}.png" for number in (3, 7)], positive=True)
     searching.add_exemplars("light-bar", [folder / "train" / "0000.png"], positive=False)
-    learning.fit(datasets.freeze_dataset(["train"], []), RetrainPlan(model="m", corpora=["train"]))
+    learning.fit(datasets.freeze_dataset(RetrainPlan(corpora=["train"])), RetrainPlan(model="m", corpora=["train"]))
     return folder
 
 

@@ -406,7 +406,7 @@ def test_golden_items_look_like_the_others_and_are_never_learnt_from(world: Path
         desk.answer(key, "bar")
     (found,) = sync()
     assert (found.complete, found.golden, found.states) == (True, 6, {RequestState.LABELLED: 20})
-    datasets.freeze_dataset(["train"], ["c"])
+    datasets.freeze_dataset(RetrainPlan(corpora=["train"], campaigns=["c"]))
     with open_stores() as stores:
         rows = labels.resolved_of_batches(stores.db, batches=labels.batches_of(stores.db, campaigns=["c"]))
         assert len(rows) == 20
@@ -414,7 +414,7 @@ def test_golden_items_look_like_the_others_and_are_never_learnt_from(world: Path
 
 
 def test_a_batch_whose_golden_items_fail_is_quarantined_until_it_is_released(world: Path, desk: Desk) -> None:
-    learning.fit(datasets.freeze_dataset(["train"], []), RetrainPlan(model="m", corpora=["train"]))
+    learning.fit(datasets.freeze_dataset(RetrainPlan(corpora=["train"])), RetrainPlan(model="m", corpora=["train"]))
     batch_id = send(plan(budget=20, golden_corpus="train", golden_share=0.3))
     for key in asked():
         desk.answer(key, "bar")
@@ -422,15 +422,15 @@ def test_a_batch_whose_golden_items_fail_is_quarantined_until_it_is_released(wor
     (found,) = sync()
     assert (found.state, found.complete) == (BatchState.QUARANTINED, False)
     assert found.reason.startswith("3 of 6 golden items were answered right (0.50 [")
-    before = datasets.freeze_dataset(["train"], [])
-    assert datasets.freeze_dataset(["train"], ["c"]) == before
+    before = datasets.freeze_dataset(RetrainPlan(corpora=["train"]))
+    assert datasets.freeze_dataset(RetrainPlan(corpora=["train"], campaigns=["c"])) == before
     assert planning.plans_to_continue([]) == []
     row = quality.set_state(batch_id, BatchState.OPEN, "the golden items were wrong")
     assert row["state"] == "complete"
     assert str(row["because"]).startswith("the golden items were wrong (before: 3 of 6 golden items")
     with pytest.raises(BadInput, match="only one that is quarantined or rejected can be released"):
         quality.set_state(batch_id, BatchState.OPEN, "again")
-    assert datasets.freeze_dataset(["train"], ["c"]) != before
+    assert datasets.freeze_dataset(RetrainPlan(corpora=["train"], campaigns=["c"])) != before
     sync()
     assert batch().state is BatchState.COMPLETE
 

@@ -17,7 +17,7 @@ from models.plans import (
     IngestPlan,
     SelectionPolicy,
 )
-from models.retraining import RetrainPlan
+from models.retraining import GatePolicy, RetrainPlan
 from models.states import CandidateState, IssueState, RequestState, RunState
 from storage import campaigns, corpora, labels, runs, tables, vectors
 from storage.stores import open_stores
@@ -210,11 +210,11 @@ def test_the_loop_closes_and_twice_changes_nothing(world: Path) -> None:
         run_id = run_to_labels(plan(budget=20))
         for name, added in (("before", []), ("after", ["c"])):
             wanted = RetrainPlan(model=name, corpora=["train"], campaigns=added)
-            learning.fit(datasets.freeze_dataset(wanted.corpora, wanted.campaigns), wanted)
+            learning.fit(datasets.freeze_dataset(wanted), wanted)
             for scenario in (scenarios.issue_scenario("light-bar"), scenarios.overall_scenario()):
                 evaluating.evaluate(name, scenario)
         compared = [evaluating.compare("before", "after", s, 500, 0) for s in ("issue-light-bar", "all-holdout")]
-        gated = judging.judge("light-bar", *compared)
+        gated = judging.judge([one.comparison_id for one in compared], "light-bar", GatePolicy())
         return run_id, compared, gated
 
     first, rows = loop(), rows_by_table()
@@ -248,7 +248,7 @@ def test_evaluation_data_is_never_trained_on_even_when_a_train_corpus_holds_it(w
         handle.write("copy.png,bar,light\n")
     ingest("train", train, "train")
     embed("train")
-    dataset_id = datasets.freeze_dataset(["train"], [])
+    dataset_id = datasets.freeze_dataset(RetrainPlan(corpora=["train"]))
     with open_stores() as stores:
         assert stores.db.get_one(learning.DatasetVersion, dataset_id).samples == 40
 
@@ -269,7 +269,7 @@ def test_the_same_bytes_in_a_train_and_a_holdout_corpus_stay_in_the_holdout_alon
     scenarios.freeze_scenario("all", ["held"])
     scenarios.freeze_scenario("light", ["held"], "tone = 'light'")
     scenarios.freeze_scenario("both", ["held", "other"], "tone IN ('light', 'dark')")
-    dataset_id = datasets.freeze_dataset(["train"], [])
+    dataset_id = datasets.freeze_dataset(RetrainPlan(corpora=["train"]))
     with open_stores() as stores:
         assert [runs.get_scenario(stores.db, name=name).samples for name in ("all", "light", "both")] == [
             13,
@@ -281,7 +281,7 @@ def test_the_same_bytes_in_a_train_and_a_holdout_corpus_stay_in_the_holdout_alon
 
 def test_failures_are_never_discovered_on_holdout_data(world: Path) -> None:
     wanted = RetrainPlan(model="m", corpora=["train"])
-    learning.fit(datasets.freeze_dataset(["train"], []), wanted)
+    learning.fit(datasets.freeze_dataset(wanted), wanted)
     evaluating.evaluate("m", scenarios.overall_scenario())
     with pytest.raises(BadInput, match="holds holdout data"):
         discovering.propose_issue(DiscoverPlan(model="m", scenario="all-holdout"))

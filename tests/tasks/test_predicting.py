@@ -19,7 +19,7 @@ from tasks.predicting import read_predictions
 def evaluated(world: Path) -> InferenceSet:
     """The predictions of a model on the development corpus."""
     wanted = RetrainPlan(model="m", corpora=["train"])
-    learning.fit(datasets.freeze_dataset(wanted.corpora, wanted.campaigns), wanted)
+    learning.fit(datasets.freeze_dataset(wanted), wanted)
     scenarios.freeze_scenario("dev", ["dev"])
     evaluating.evaluate("m", "dev")
     with open_stores() as stores:

@@ -71,7 +71,7 @@ def _change_comparisons() -> None:
 
 def _change_gates() -> None:
     """A gate named its two comparisons; now it names both models, and its key is a hash of all that it looked at."""
-    _add("gate", key=_text(64), policy=_json("{}"), findings=_json("[]"))
+    _add("gate", key=_text(64), policy=_json("{}"), findings=_json("[]"), settled=(sa.Boolean(), "1"))
     op.execute("UPDATE gate SET key = 'before-0005-' || id")
     with op.batch_alter_table("gate", schema=None) as batch_op:
         for name in ("before_id", "after_id", "samples_needed"):
@@ -172,7 +172,7 @@ def downgrade() -> None:
             ["issue_id", "slice_comparison_id", "overall_comparison_id"],
         )
         batch_op.alter_column("issue_id", existing_type=sa.Integer(), nullable=False)
-        for name in ("key", "policy", "findings", "before_id", "after_id", "samples_needed"):
+        for name in ("key", "policy", "findings", "before_id", "after_id", "samples_needed", "settled"):
             batch_op.drop_column(name)
     _drop("metricdelta", "p", "q", "detectable")
     _drop("comparison", "samples", "groups", "resamples", "seed", "changes_key", "summary")
