@@ -27,7 +27,7 @@ import json, os, pathlib, sys, time
 import pyarrow as pa, pyarrow.parquet as pq
 
 def train(dataset, predictions, seed):
-    rows = pq.read_table(dataset / "dataset.parquet").to_pylist()
+    rows = pq.read_table(dataset / "samples.parquet").to_pylist()
     ids = pq.read_table(dataset / "evaluate.parquet").column("sample_id").to_pylist()
     classes = json.loads((dataset / "classes.json").read_text())
     print("trained on", len(rows), "with", seed, flush=True)
@@ -55,7 +55,7 @@ def plan(program: str, *, minutes: float = 1.0, seed: int = 7, **options: Any) -
 
 
 def fit(wanted: RetrainPlan) -> Fitted:
-    return learning.fit(datasets.freeze_dataset(wanted.corpora, wanted.campaigns), wanted)
+    return learning.fit(datasets.freeze_dataset(wanted), wanted)
 
 
 def kept(name: str = "theirs") -> tuple[ModelVersion, TrainingRun]:

@@ -47,7 +47,7 @@ def plan(model: str = "net", *, seed: int = 0, **options: Any) -> RetrainPlan:
 
 
 def fit(wanted: RetrainPlan) -> Fitted:
-    return learning.fit(datasets.freeze_dataset(wanted.corpora, wanted.campaigns), wanted)
+    return learning.fit(datasets.freeze_dataset(wanted), wanted)
 
 
 def training_of(name: str) -> tuple[ModelVersion, TrainingRun]:
@@ -101,7 +101,7 @@ def killed(dataset_id: int, wanted: RetrainPlan, house: Path, *, epochs: int, de
 
 def kill_and_resume(house: Path, instants: list[tuple[int, float]]) -> None:
     options: dict[str, Any] = {"epochs": 8, "patience": 6, "augmentation": "strong", "balance": "sampling"}
-    dataset_id = datasets.freeze_dataset(["train"], [])
+    dataset_id = datasets.freeze_dataset(plan())
     learning.fit(dataset_id, plan("whole", **options))
     wanted = plan("killed", **options)
     cut = [killed(dataset_id, wanted, house, epochs=epochs, delay=delay) for epochs, delay in instants]
@@ -127,7 +127,7 @@ def test_a_network_that_was_killed_at_any_instant_ends_with_the_same_bits(world:
 
 
 def test_a_corrupt_checkpoint_is_said_and_training_begins_anew(world: Path, house: Path) -> None:
-    dataset_id = datasets.freeze_dataset(["train"], [])
+    dataset_id = datasets.freeze_dataset(plan())
     learning.fit(dataset_id, plan("whole"))
     wanted = plan("torn", epochs=3)
     with pytest.MonkeyPatch.context() as patch:
@@ -144,7 +144,7 @@ def test_a_corrupt_checkpoint_is_said_and_training_begins_anew(world: Path, hous
 
 def test_unreadable_images_are_counted_and_stop_neither_training_nor_evaluation(world: Path) -> None:
     train, dev = sorted((world / "images" / "train").glob("*.png")), sorted((world / "images" / "dev").glob("*.png"))
-    dataset_id = datasets.freeze_dataset(["train"], [])
+    dataset_id = datasets.freeze_dataset(plan())
     scenarios.freeze_scenario("dev", ["dev"])
     train[0].unlink()
     train[1].write_bytes(train[1].read_bytes() + b"more")
