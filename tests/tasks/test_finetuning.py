@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -92,7 +93,8 @@ def killed(dataset_id: int, wanted: RetrainPlan, house: Path, *, epochs: int, de
     seen: set[int] = set()
     deadline = time.monotonic() + 120
     while len(seen) < epochs and process.poll() is None and time.monotonic() < deadline:
-        seen |= {file.stat().st_ino for file in house.glob("models/*/checkpoint")}
+        with suppress(FileNotFoundError):  # it was done
+            seen |= {file.stat().st_mtime_ns for file in house.glob("models/*/checkpoint")}
         time.sleep(0.002)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
