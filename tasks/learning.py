@@ -8,10 +8,11 @@ import json
 from models.corpus import EncoderSpec
 from models.learning import DatasetVersion, ModelVersion, TrainingRun
 from models.retraining import RetrainPlan
+from models.states import Split
 from models.values import Fitted
-from storage import corpora, runs, tables
+from storage import corpora, runs
 from storage.stores import open_stores
-from tasks import features, heads
+from tasks import datasets, features, heads
 from tasks.compute import classifier
 from tasks.steps import step
 
@@ -27,7 +28,7 @@ def fit(dataset_id: int, plan: RetrainPlan) -> Fitted:
         if found is not None:
             return _fitted(found[1], dataset, reused=True)
 
-        listing = tables.from_bytes(stores.objects.read(dataset.listing_key))
+        listing = datasets.of_split(datasets.read_listing(stores, dataset), Split.TRAIN)
         inputs = features.of_listing(stores, listing, encoder)
         targets = classifier.as_targets(listing.column("class_name").to_pylist(), dataset.class_names)
         head = classifier.fit(
@@ -60,11 +61,10 @@ def fit(dataset_id: int, plan: RetrainPlan) -> Fitted:
 
 
 def _training_key(plan: RetrainPlan, dataset: DatasetVersion, encoder: EncoderSpec) -> str:
-    inputs = [plan.model, dataset.content_hash, encoder.key, "head", plan.trainer.head.regularisation, plan.seed]
+    inputs = [plan.model, dataset.learnt_hash, encoder.key, "head", plan.trainer.head.regularisation, plan.seed]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
 def _fitted(model: ModelVersion, dataset: DatasetVersion, *, reused: bool) -> Fitted:
-    return Fitted(
-        model_id=model.id or 0, model=model.name, dataset_id=dataset.id or 0, samples=dataset.samples, reused=reused
-    )
+    samples = dataset.splits[Split.TRAIN]
+    return Fitted(model_id=model.id or 0, model=model.name, dataset_id=dataset.id or 0, samples=samples, reused=reused)
