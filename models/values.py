@@ -180,7 +180,7 @@ class Fitted(Report):
     samples: int = Field(description="of the train split")
     reused: bool
     version: int = 1
-    unreadable: dict[str, int] = Field(default_factory=dict, description="of these, left out, by reason")
+    unreadable: dict[str, int] = Field(default_factory=dict, description="images that were left out, by reason")
     notes: list[str] = Field(default_factory=list, description="what was decided on the way")
 
 
