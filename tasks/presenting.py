@@ -26,12 +26,18 @@ def present(outcome: Retrained) -> Retrained:
         for compared in outcome.comparisons
         for row in model_views.delta_rows(compared.comparison_id)
     ]
-    _table(f"{name}-deltas", deltas, f"{outcome.compared_with} → {outcome.model}: every difference, with 95 % intervals")
+    _table(
+        f"{name}-deltas", deltas, f"{outcome.compared_with} → {outcome.model}: every difference, with 95 % intervals"
+    )
     findings = [
-        {"about": gated.issue or "all", **row} for gated in outcome.gates for row in model_views.finding_rows(gated.gate_id)
+        {"about": gated.issue or "all", **row}
+        for gated in outcome.gates
+        for row in model_views.finding_rows(gated.gate_id)
     ]
     _table(f"{name}-findings", findings, "What the gate looked at")
-    create_markdown_artifact(key=f"{name}-verdict", markdown=markdown_of(told), description=f"Verdict on {outcome.model}")
+    create_markdown_artifact(
+        key=f"{name}-verdict", markdown=markdown_of(told), description=f"Verdict on {outcome.model}"
+    )
     return told
 
 

@@ -49,7 +49,9 @@ def promote_judged(reference: str, gates: Sequence[Gated], *, allowed: bool = Tr
             return _same(now, against)
         passed = next(one for one in gates if one.verdict is Verdict.PASS)
         about = f" about '{passed.issue}'" if passed.issue else ""
-        return _promote(stores, model, now, f"passed gate {passed.gate_id}{about} against {now.reference}", passed.gate_id)
+        return _promote(
+            stores, model, now, f"passed gate {passed.gate_id}{about} against {now.reference}", passed.gate_id
+        )
 
 
 @step()
