@@ -430,6 +430,15 @@ class Retrained(Report):
         return self.gates[0] if self.gates else None
 
 
+class Grown(Report):
+    """What became of a scenario that was to grow."""
+
+    scenario: str = Field(description="its newest version, as NAME@VERSION")
+    samples: int
+    added: int = Field(description="samples that the version before lacks; 0: no new version was made")
+    relabelled: int = Field(description="samples of the version before whose label has been corrected since")
+
+
 class Promoted(Report):
     """What became of the champion."""
 

@@ -37,11 +37,6 @@ def newest_dataset(db: Session, *, corpora: Sequence[str], batches: Collection[i
     return next(known, None)
 
 
-def list_datasets(db: Session) -> Sequence[DatasetVersion]:
-    """Every dataset version, oldest first."""
-    return db.exec(select(DatasetVersion).order_by(col(DatasetVersion.id))).all()
-
-
 def get_dataset(db: Session, *, dataset_id: int) -> DatasetVersion:
     """The dataset version of that id. Raises NotFound."""
     found = db.get(DatasetVersion, dataset_id)
