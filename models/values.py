@@ -430,6 +430,16 @@ class Retrained(Report):
         return self.gates[0] if self.gates else None
 
 
+class Exported(Report):
+    """A dataset version as a folder."""
+
+    folder: str
+    dataset_id: int
+    samples: int
+    images: int
+    reused: bool = Field(description="whether the folder held this very export already")
+
+
 class Grown(Report):
     """What became of a scenario that was to grow."""
 

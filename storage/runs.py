@@ -103,7 +103,7 @@ def get_scenario(db: Session, *, name: str) -> Scenario:
     if scenario is None:
         known = ", ".join(db.exec(select(Scenario.name).order_by(Scenario.name)).all()) or "none yet"
         raise NotFound(
-            f"there is no scenario '{name}' (known: {known}); freeze one with: dipnet evaluate MODEL --corpus CORPUS"
+            f"there is no scenario '{name}' (known: {known}); freeze one with: dipnet scenario new NAME --corpus CORPUS"
         )
     return scenario
 
