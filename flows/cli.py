@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from flows import console
 from flows.cli_campaign import campaign_app
 from flows.cli_champion import model_app
+from flows.cli_data import dataset_app, scenario_app
 from flows.cli_labels import labels_app
 from flows.cli_models import learning_app
 from flows.cli_predictions import predictions_app
@@ -51,6 +52,8 @@ for name, group in (
 ):
     app.add_typer(group, name=name)
 app.add_typer(sample_app, name="sample")
+app.add_typer(dataset_app, name="dataset")
+app.add_typer(scenario_app, name="scenario")
 app.add_typer(learning_app)
 issue_app.command("check")(issue_check)
 

@@ -430,6 +430,25 @@ class Retrained(Report):
         return self.gates[0] if self.gates else None
 
 
+class Exported(Report):
+    """A dataset version as a folder."""
+
+    folder: str
+    dataset_id: int
+    samples: int
+    images: int
+    reused: bool = Field(description="whether the folder held this very export already")
+
+
+class Grown(Report):
+    """What became of a scenario that was to grow."""
+
+    scenario: str = Field(description="its newest version, as NAME@VERSION")
+    samples: int
+    added: int = Field(description="samples that the version before lacks; 0: no new version was made")
+    relabelled: int = Field(description="samples of the version before whose label has been corrected since")
+
+
 class Promoted(Report):
     """What became of the champion."""
 
