@@ -15,6 +15,8 @@ from flows.cli_campaign import campaign_app
 from flows.cli_champion import model_app
 from flows.cli_labels import labels_app
 from flows.cli_models import learning_app
+from flows.cli_predictions import predictions_app
+from flows.cli_samples import issue_check, sample_app
 from models.complaints import explain
 from models.errors import DipnetError
 from models.plans import (
@@ -44,10 +46,13 @@ for name, group in (
     ("issue", issue_app),
     ("campaign", campaign_app),
     ("labels", labels_app),
+    ("predictions", predictions_app),
     ("model", model_app),
 ):
     app.add_typer(group, name=name)
+app.add_typer(sample_app, name="sample")
 app.add_typer(learning_app)
+issue_app.command("check")(issue_check)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Encoder = Annotated[

@@ -10,7 +10,9 @@ import typer
 from flows import console
 from models.errors import BadInput
 from models.plans import CampaignPlan, ContinuePlan, LabelPolicy, Plan, PoolFilter, SelectionPolicy, StopRule
+from models.retraining import HeadOptions, TrainerPlan, UpliftPlan
 from models.states import CampaignState
+from models.values import Mined
 
 campaign_app = typer.Typer(help="Campaigns: find more of an issue and have it labelled.", no_args_is_help=True)
 
@@ -95,6 +97,7 @@ def campaign_run(
     with console.progress():
         found = call(run_campaign)(plan)
     sent = found.sent.model_dump() if found.sent else {}
+    console.warn(_doubts(found.mined))
     console.show({"campaign": name, "status": found.status, **found.mined.model_dump(), **sent}, as_json=as_json)
 
 
@@ -105,7 +108,14 @@ def _preview(plan: CampaignPlan, sheet: Path | None, *, as_json: bool) -> None:
         found = previewing.preview(plan, sheet)
     mined = found.mined.model_dump(exclude={"run_id"}) if found.mined else {}
     shown = {"campaign": found.campaign, "status": found.status, **mined, "sheet": found.sheet}
+    console.warn(_doubts(found.mined) if found.mined else "")
     console.show(shown, as_json=as_json)
+
+
+def _doubts(mined: Mined) -> str:
+    """What is to be said of the exemplars' labels, in a campaign's first run; '' when all look right."""
+    found = mined.found.get("suspects", {})
+    return str(found.get("says", "")) if found.get("suspects") or not found.get("judged", 0) else ""
 
 
 def _settings(given: list[str]) -> list[dict[str, str]]:
@@ -179,15 +189,70 @@ def campaign_list(as_json: Json = False) -> None:
 
 
 @campaign_app.command("show")
-def campaign_show(name: Campaign, as_json: Json = False) -> None:
-    """A campaign's candidates, why each is there, and how many were left out for what reason."""
-    from tasks import views
+def campaign_show(
+    name: Campaign,
+    bought: Annotated[bool, typer.Option("--bought", help="Only what it bought and cost, without candidates.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What a campaign bought and what it cost; then its candidates, and why each is there.
+
+    Labels asked and answered, hits, minutes and money; which dataset versions hold its labels and why others were left
+    out; models that learnt from them, their differences with intervals, gates, and the uplift over a control campaign.
+
+    --json prints the candidates alone, as it always did; --bought --json prints what it bought.
+    """
+    from flows import campaign_view
+    from tasks import attribution, views
 
     if as_json:
-        console.show(views.candidate_rows(name), as_json=True)
+        console.show(attribution.campaign_record(name) if bought else views.candidate_rows(name), as_json=True)
         return
-    console.show(views.candidate_rows(name), as_json=False, title=f"candidates of {name}")
-    console.show(views.exclusion_rows(name), as_json=False, title="left out")
+    campaign_view.show(attribution.campaign_record(name))
+    if not bought:
+        console.show(views.candidate_rows(name), as_json=False, title=f"candidates of {name}")
+        console.show(views.exclusion_rows(name), as_json=False, title="left out")
+
+
+@campaign_app.command("uplift")
+def campaign_uplift(
+    name: Campaign,
+    control: Annotated[str, typer.Option(help="Campaign of --strategy random over the same corpora.")],
+    seeds: Annotated[int, typer.Option(min=2, max=100, help="Training seeds of each arm.")] = 5,
+    scenario: Annotated[str, typer.Option(help="Scenario to measure on; default: the issue's own.")] = "",
+    metric: Annotated[
+        str, typer.Option(help="f1, recall or precision of the issue's class; accuracy; macro_f1.")
+    ] = "f1",
+    trainer: Annotated[str, typer.Option(help="logistic or mlp, on frozen embeddings.")] = "logistic",
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="Labelled train corpus to start from; repeat; default: all.")
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="Encoder whose vectors are the features; default: DIPNET_ENCODER.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """What a campaign's labels gave beyond as many labels drawn by chance: was it the campaign that did it?
+
+    Both arms are learnt from with as many labels, several times over, and measured on the same images; the interval
+    covers other images and other training seeds. Above 0: the campaign beats chance. No model version is made of it.
+    """
+    from flows import campaign_view
+    from tasks import uplift
+
+    plan = UpliftPlan(
+        campaign=name, control=control, corpora=corpus or [], scenario=scenario, metric=metric,
+        trainer=TrainerPlan(head=HeadOptions(kind=trainer)),
+        seeds=seeds, encoder=encoder, seed=seed,
+    )  # fmt: skip
+    with console.progress():
+        found = uplift.measure(plan)
+    if as_json:
+        console.show(found, as_json=True)
+        return
+    for warning in found.warnings:
+        console.warn(warning)
+    console.show([campaign_view.uplift(found.model_dump())], as_json=False, title=f"uplift of {name}")
+    rows = [{"seed": one, **values} for one, values in zip(found.seeds, found.by_seed, strict=True)]
+    console.show(rows, as_json=False, title="by training seed")
 
 
 @campaign_app.command("progress")

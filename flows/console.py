@@ -113,6 +113,12 @@ def cell(value: object) -> str:
     return "–" if value in (None, "") else str(value).replace("[", r"\[")
 
 
+def warn(message: str) -> None:
+    """One line on standard error that asks for a look; nothing for an empty one."""
+    if message:
+        Console(stderr=True, soft_wrap=True).print(f"[yellow]{cell(message)}[/yellow]", highlight=False)
+
+
 def complain(message: str, *, code: int) -> None:
     """One line on standard error, and as JSON on standard output where JSON was asked for."""
     if "--json" in sys.argv:

@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flows import campaign_view, console
+
 
 def show(report: dict[str, Any], out: Console) -> None:
     """The three arms on the issue's slice and over all, then every class before and after."""
@@ -20,6 +22,14 @@ def show(report: dict[str, Any], out: Console) -> None:
         )
     out.print(_arms_table(issue["class_name"], on_slice, overall))
     out.print(_classes_table(overall))
+    for row in report["uplift"]:
+        told = campaign_view.uplift(row)
+        out.print(
+            f"uplift over the control arm, {told['labels of each']} labels each, {told['seeds']} training seeds: "
+            f"{told['metric']} {told['control, mean']} → {told['campaign, mean']}, "
+            f"[bold]{console.cell(told['uplift'])}[/bold]",
+            highlight=False,
+        )
     gate = report["gate"]
     colour = {"pass": "green", "fail": "red"}.get(gate["verdict"], "yellow")
     out.print(f"[bold {colour}]gate: {gate['verdict']}[/bold {colour}]  {'; '.join(gate['reasons'])}", highlight=False)

@@ -233,6 +233,10 @@ class LabelPolicy(Plan):
         0.8, ge=0.0, le=1.0, description="A batch whose golden items are answered worse than this is quarantined"
     )
     golden_least: int = Field(5, ge=1, description="Golden answers below which nothing is concluded")
+    suspects: Literal["warn", "refuse", "ignore"] = Field(
+        "warn",
+        description="When a campaign is opened and labels of its exemplars look wrong: say so, refuse, or do not look",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -177,8 +177,34 @@ class Fitted(Report):
     model_id: int
     model: str
     dataset_id: int
-    samples: int
+    samples: int = Field(description="of the train split")
     reused: bool
+    version: int = 1
+    unreadable: dict[str, int] = Field(default_factory=dict, description="of these, left out, by reason")
+    notes: list[str] = Field(default_factory=list, description="what was decided on the way")
+
+
+class Problem(Report):
+    """One kind of thing that is wrong in a file of predictions, and where it first occurs."""
+
+    kind: str
+    rows: int = Field(description="rows of the file, or for missing ones samples")
+    allowed: bool = Field(description="whether the file is taken all the same")
+    examples: list[str]
+
+
+class Imported(Report):
+    """Outcome of taking predictions from a file."""
+
+    model: str
+    version: int = 0
+    stored: bool
+    reused: bool = False
+    rows: int = Field(description="rows of the file")
+    scenarios: dict[str, int] = Field(default_factory=dict, description="samples answered for, by scenario")
+    probabilities: int = Field(0, description="classes that have them")
+    ignored: list[str] = Field(default_factory=list, description="columns that say nothing to dipnet")
+    problems: list[Problem] = Field(default_factory=list)
 
 
 class Compared(Report):
@@ -200,6 +226,26 @@ class Gated(Report):
     before: str = ""
     after: str = ""
     samples_needed: int | None = Field(None, description="of the target scenario, to decide what is inconclusive")
+
+
+class Uplifted(Report):
+    """What a campaign's labels gave beyond as many of its control, over several training seeds."""
+
+    uplift_id: int
+    campaign: str
+    control: str
+    scenario: str
+    samples: int = Field(description="of the scenario")
+    class_name: str = Field(description="empty: over all classes")
+    metric: str
+    budget: int = Field(description="labels of each arm that were learnt from")
+    seeds: list[int]
+    by_seed: list[dict[str, float]] = Field(description="the metric of control and of campaign")
+    mean: float
+    low: float
+    high: float
+    warnings: list[str] = Field(default_factory=list, description="what makes the comparison less than fair")
+    reused: bool
 
 
 class RequestDraft(Report):

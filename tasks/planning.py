@@ -19,7 +19,7 @@ from models.values import Continued
 from storage import campaigns, corpora, runs
 from storage.stores import Stores, open_stores
 from storage.vectors import VectorShard
-from tasks import features, progress
+from tasks import features, progress, suspects
 from tasks.pool import Pool, open_pool
 from tasks.steps import step
 
@@ -145,7 +145,9 @@ def draft(stores: Stores, plan: CampaignPlan) -> Draft:
         return Draft(campaign, inputs.issue, rounds[-1], inputs.superseded, ends)
     if coming.round == 1:
         _check_pool(stores, plan, inputs, coming)
-    return Draft(campaign, inputs.issue, _run(plan, inputs, coming), inputs.superseded, "")
+    run = _run(plan, inputs, coming)
+    run.found = {} if rounds else suspects.on_opening(stores, plan, inputs.issue, inputs.encoder)
+    return Draft(campaign, inputs.issue, run, inputs.superseded, "")
 
 
 def withdraw(stores: Stores, run: CampaignRun) -> None:

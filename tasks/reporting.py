@@ -1,196 +1,137 @@
-"""What a person sees of a campaign's effect: report.json and report.html."""
+"""What a person sees of a model: report.html, which stands alone, and report.json, which says the same to scripts."""
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-from collections import Counter
-from importlib import resources
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+import numpy as np
+from prefect.artifacts import create_image_artifact
+from prefect.context import FlowRunContext
 
-from models.campaign import Candidate
-from models.corpus import Sample
-from models.errors import NotFound
-from models.labeling import LabelRequest
-from models.learning import ModelVersion, Scenario
-from models.plans import ReportPlan
-from models.states import RequestState
-from storage import campaigns, corpora, labels, runs
-from storage.objects import DirectoryStore
+from models.learning import ModelVersion
+from storage import corpora, runs
 from storage.stores import Stores, open_stores
-from tasks.compute import images
-from tasks.evaluating import compare
+from tasks import charts, evidence, publishing, rendering
 from tasks.steps import step
 
-THUMBNAIL_PIXELS = 96
+Row = dict[str, Any]
+MOST_CLASSES = 40  # differences that a forest shows
+MOST_CELLS = 25  # classes of a confusion matrix that a person can read
+MOST_IMAGES = 24  # of each kind
+PANELS = {"f1": "F1", "precision": "precision", "recall": "recall"}
+SURELY = 0.05  # q
 
 
 @step()
-def summarise(plan: ReportPlan, resamples: int, seed: int) -> dict[str, Any]:
-    """Everything that the report says, as JSON: no row ids and no times, so that the same work gives the same summary."""
-    for scenario in (plan.overall, plan.slice):
-        compare(plan.control, plan.after, scenario, resamples, seed)
+def write_model_report(model_ref: str) -> str:
+    """Write a model's report beside its weights, and return the place of its HTML. The same evidence gives the same bytes.
+
+    In a flow run, the differences class by class are a picture in the Prefect UI too.
+    """
     with open_stores() as stores:
-        issue = campaigns.get_issue(stores.db, name=plan.issue)
-        exemplars = campaigns.exemplars_of(stores.db, issue_id=issue.id or 0)
-        return {
-            "version": 1,
-            "issue": {
-                "name": issue.name,
-                "class_name": issue.class_name,
-                "slice_where": issue.slice_where,
-                "description": issue.description,
-                "state": issue.state.value,
-                "exemplars": [sample.id for exemplar, sample in exemplars if exemplar.positive],
-            },
-            "models": {"before": plan.before, "campaign": plan.after, "control": plan.control},
-            "arms": {
-                "campaign": _arm(stores, plan.campaign, issue.class_name),
-                "control": _arm(stores, plan.control_campaign, issue.class_name),
-            },
-            "scenarios": {name: _scenario(stores, plan, name) for name in (plan.slice, plan.overall)},
-            "slice": plan.slice,
-            "overall": plan.overall,
-            "gate": _gate(stores, plan),
-        }
+        model = runs.get_model(stores.db, name=model_ref)
+        record = evidence.gather(stores, model)
+        html = rendering.render("model.html.j2", record=record, images=_images(stores, record), **_charts(record))
+        place = f"reports/{model.reference}/"
+        found = rendering.write(stores.objects, place, html, record)
+    _publish(model, record)
+    return found[0]
 
 
-@step()
-def write_report(folder: str, summary: dict[str, Any], plan: ReportPlan) -> list[str]:
-    """Write report.html and report.json, whole or not at all; the JSON last, since it says that all is done."""
-    with open_stores() as stores:
-        pictures = _pictures(stores, plan)
-    template = resources.files("tasks").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    html = environment.from_string(template).render(summary=summary, pictures=pictures)
-    target = DirectoryStore(Path(folder))
-    target.write("report.html", html.encode())
-    target.write("report.json", (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
-    return [target.uri("report.html"), target.uri("report.json")]
+def _publish(model: ModelVersion, record: Row) -> None:
+    """A picture whose address is the picture itself: both UIs of Prefect show it, and no server has to serve it."""
+    if FlowRunContext.get() and (bars := _compared(record)):
+        image = charts.png(*charts.forest(_panels(bars[:MOST_CLASSES])))
+        create_image_artifact(
+            key=publishing.key_of(f"model-{model.name}-picture"),
+            image_url=rendering.data_uri(image),
+            description=f"{record['before']} → {record['model']} on {record['main']}: differences with 95 % intervals",
+        )
 
 
-def _arm(stores: Stores, name: str, class_name: str) -> dict[str, Any]:
-    """What a campaign's runs scanned, chose and got back."""
-    campaign = campaigns.get_campaign(stores.db, name=name)
-    rounds = campaigns.runs_of(stores.db, campaign_id=campaign.id or 0)
-    run, excluded = rounds[-1], Counter[str]()
-    for one in rounds:
-        excluded.update(one.excluded)
-    batches = labels.batches_of(stores.db, campaigns=[name])
-    answers = {sample.id: request for request, sample in labels.resolved_of_batches(stores.db, batches=batches)}
-    labelled = [request for request in answers.values() if request.state is RequestState.LABELLED]
-    classes = Counter(name for request in labelled for name in request.class_names)
-    return {
-        "campaign": name,
-        "strategy": run.policy["strategy"],
-        "budget": run.policy["budget"],
-        "scanned": run.scanned,
-        "excluded": dict(excluded),
-        "rounds": len(rounds),
-        "candidates": len(campaigns.all_candidates(stores.db, campaign_id=campaign.id or 0)),
-        "answers": dict(Counter(request.state.value for request in answers.values())),
-        "classes": dict(sorted(classes.items())),
-        "of_the_class": classes[class_name],
+def _charts(record: Row) -> Row:
+    """Every picture of the report; empty where there is nothing to draw."""
+    drawn: Row = {
+        "forest": "",
+        "calibration": "",
+        "confusions": [],
+        "seeds": [],
+        "classes_left_out": 0,
+        "cells_left_out": 0,
     }
-
-
-def _scenario(stores: Stores, plan: ReportPlan, name: str) -> dict[str, Any]:
-    """Metrics of the three models on a scenario, and the three differences with their intervals."""
-    scenario = runs.get_scenario(stores.db, name=name)
-    models = {
-        "before": runs.get_model(stores.db, name=plan.before),
-        "campaign": runs.get_model(stores.db, name=plan.after),
-        "control": runs.get_model(stores.db, name=plan.control),
-    }
-    pairs = {"campaign": ("before", "campaign"), "control": ("before", "control"), "uplift": ("control", "campaign")}
-    return {
-        "samples": scenario.samples,
-        "models": {side: _metrics(stores, model, scenario) for side, model in models.items()},
-        "deltas": {
-            key: _deltas(stores, models[before], models[after], scenario) for key, (before, after) in pairs.items()
-        },
-    }
-
-
-def _metrics(stores: Stores, model: ModelVersion, scenario: Scenario) -> dict[str, Any]:
-    inference = runs.find_inference(stores.db, model_id=model.id or 0, scenario_id=scenario.id or 0)
-    evaluation = runs.find_evaluation(stores.db, inference_id=inference.id or 0) if inference else None
-    return evaluation.metrics if evaluation else {}
-
-
-def _deltas(stores: Stores, before: ModelVersion, after: ModelVersion, scenario: Scenario) -> dict[str, Any]:
-    """{class or '': {metric: {before, after, delta, low, high}}}"""
-    found = runs.find_comparison(
-        stores.db, before_id=before.id or 0, after_id=after.id or 0, scenario_id=scenario.id or 0
-    )
-    by_class: dict[str, Any] = {}
-    for row in runs.deltas_of(stores.db, comparison_id=found.id or 0) if found else ():
-        by_class.setdefault(row.class_name, {})[row.metric] = {
-            "before": row.before,
-            "after": row.after,
-            "delta": row.after - row.before,
-            "low": row.low,
-            "high": row.high,
-        }
-    return by_class
-
-
-def _gate(stores: Stores, plan: ReportPlan) -> dict[str, Any]:
-    issue = campaigns.get_issue(stores.db, name=plan.issue)
-    after = runs.get_model(stores.db, name=plan.after)
-    found = runs.newest_gate(stores.db, issue_id=issue.id, after_id=after.id or 0)
-    return {"verdict": found.verdict.value, "reasons": found.reasons} if found else {}
-
-
-def _pictures(stores: Stores, plan: ReportPlan) -> dict[str, Any]:
-    """Exemplars and candidates with their thumbnails, answers and reasons."""
-    issue = campaigns.get_issue(stores.db, name=plan.issue)
-    exemplars = [
-        sample for exemplar, sample in campaigns.exemplars_of(stores.db, issue_id=issue.id or 0) if exemplar.positive
+    compared = _compared(record)
+    if compared:
+        label = f"differences of {record['model']} and {record['before']} by class"
+        drawn["forest"] = rendering.picture(charts.forest(_panels(compared[:MOST_CLASSES])), label)
+        drawn["classes_left_out"] = max(0, len(compared) - MOST_CLASSES)
+    drawn |= _confusions(record)
+    bins_of = record["calibration"]
+    some = [
+        (record[name], bins_of[side]) for name, side in (("before", "before"), ("model", "after")) if bins_of.get(side)
     ]
+    if some:
+        drawn["calibration"] = rendering.picture(charts.calibration(some), "calibration")
+    drawn["seeds"] = [rendering.by_seed(one) for one in record["uplift"]]
+    return drawn
+
+
+def _compared(record: Row) -> list[Row]:
+    """Classes that have differences, those whose F1 moved most first."""
+    rows = [row for row in record["classes"] if "f1" in row["deltas"]]
+    return sorted(rows, key=lambda row: -abs(row["deltas"]["f1"]["delta"]))
+
+
+def _panels(rows: Sequence[Row]) -> list[charts.Panel]:
+    def bar(row: Row, metric: str) -> charts.Bar:
+        found = row["deltas"][metric]
+        return charts.Bar(row["class_name"], found["delta"], found["low"], found["high"], found["q"] <= SURELY)
+
+    return [charts.Panel(title, [bar(row, metric) for row in rows]) for metric, title in PANELS.items()]
+
+
+def _confusions(record: Row) -> Row:
+    """Before, after, and the difference, over the same classes: where there are too many, those that are mistaken most."""
+    sides = {name: found for name, found in record["confusion"].items() if found}
+    names = sorted({name for found in sides.values() for name in found["class_names"]})
+    whole = {side: _spread(found, names) for side, found in sides.items()}
+    if not whole:
+        return {"confusions": []}
+    wrong = sum(_mistakes(table) for table in whole.values())
+    kept = np.sort(np.argsort(-wrong, kind="stable")[:MOST_CELLS])
+    shown = [names[place] for place in kept]
+    parts = {side: table[np.ix_(kept, kept)] for side, table in whole.items()}
+    titles = {"before": record["before"], "after": record["model"]}
+    found = [
+        (titles[side], rendering.picture(charts.confusion(parts[side], shown, difference=False), f"confusion {side}"))
+        for side in ("before", "after")
+        if side in parts
+    ]
+    if "before" in parts:
+        apart = charts.confusion(parts["after"] - parts["before"], shown, difference=True)
+        found.append(("difference", rendering.picture(apart, "confusion after − before")))
+    return {"confusions": found, "cells_left_out": len(names) - len(shown)}
+
+
+def _spread(found: Row, names: list[str]) -> Any:
+    """Counts in another list of classes, which holds all of them."""
+    table = np.zeros((len(names), len(names)), dtype=np.int64)
+    places = [names.index(name) for name in found["class_names"]]
+    table[np.ix_(places, places)] = np.asarray(found["counts"], dtype=np.int64).reshape(len(places), len(places))
+    return table
+
+
+def _mistakes(table: Any) -> Any:
+    """How often each class is mistaken, or taken for (n,)."""
+    wrong = table - np.diag(np.diag(table))
+    return wrong.sum(axis=0) + wrong.sum(axis=1)
+
+
+def _images(stores: Stores, record: Row) -> dict[str, list[Row]]:
+    """Thumbnails of what improved and worsened, the first of each."""
+    shown = {said: found["samples"][:MOST_IMAGES] for said, found in record["changes"].items()}
+    known = corpora.known_samples(stores.db, ids=[row["sample_id"] for rows in shown.values() for row in rows])
     return {
-        "exemplars": [{"id": sample.id, "image": _thumbnail(stores, sample)} for sample in exemplars],
-        "campaign": _candidate_cards(stores, plan.campaign),
-        "control": _candidate_cards(stores, plan.control_campaign),
+        said: [{**row, "image": rendering.thumbnail(stores, known.get(row["sample_id"]))} for row in rows]
+        for said, rows in shown.items()
     }
-
-
-def _candidate_cards(stores: Stores, name: str) -> list[dict[str, Any]]:
-    campaign = campaigns.get_campaign(stores.db, name=name)
-    found = campaigns.all_candidates(stores.db, campaign_id=campaign.id or 0)
-    samples = corpora.known_samples(stores.db, ids=[candidate.sample_id for candidate in found])
-    batches = labels.batches_of(stores.db, campaigns=[name])
-    answers = {sample.id: request for request, sample in labels.resolved_of_batches(stores.db, batches=batches)}
-    return [_card(stores, candidate, samples[candidate.sample_id], answers) for candidate in found]
-
-
-def _card(stores: Stores, candidate: Candidate, sample: Sample, answers: dict[str, LabelRequest]) -> dict[str, Any]:
-    request = answers.get(sample.id)
-    return {
-        "image": _thumbnail(stores, sample),
-        "rank": candidate.rank + 1,
-        "score": candidate.score,
-        "version": candidate.score_version,
-        "similarity": candidate.similarity,
-        "nearest": candidate.nearest_exemplar,
-        "near_duplicates": candidate.near_duplicates,
-        "predicted": candidate.predicted_class,
-        "probability": candidate.predicted_probability,
-        "label": (", ".join(request.class_names) or request.state.value) if request else "pending",
-    }
-
-
-def _thumbnail(stores: Stores, sample: Sample) -> str:
-    """A small PNG as a data URI, made anew from the pixels; empty when the image is gone or broken."""
-    try:
-        decoded = images.decode(stores.read_uri(sample.uri), max_pixels=stores.settings.max_pixels)
-    except (images.Unreadable, NotFound):
-        return ""
-    decoded.image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    sink = io.BytesIO()
-    decoded.image.save(sink, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()

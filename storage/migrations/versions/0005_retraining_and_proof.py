@@ -49,7 +49,8 @@ def _change_models() -> None:
     _number("modelversion")
     with op.batch_alter_table("modelversion", schema=None) as batch_op:
         batch_op.create_unique_constraint(batch_op.f("uq_modelversion_name_version"), ["name", "version"])
-    _add("inferenceset", predictions_sha256=_text(64), source=(sa.String(length=40), "computed"))
+    _add("inferenceset", predictions_sha256=_text(64), source=(sa.String(length=40), "computed"),
+         unreadable=_json("{}"))  # fmt: skip
 
 
 def _change_scenarios() -> None:
@@ -180,7 +181,7 @@ def downgrade() -> None:
         batch_op.drop_constraint("fk_scenario_parent_id", type_="foreignkey")
         batch_op.create_unique_constraint("uq_scenario_name", ["name"])
     _drop("scenario", "version", "kind", "corpora", "where", "parent_id")
-    _drop("inferenceset", "predictions_sha256", "source")
+    _drop("inferenceset", "predictions_sha256", "source", "unreadable")
     with op.batch_alter_table("modelversion", schema=None) as batch_op:
         batch_op.drop_constraint("uq_modelversion_name_version", type_="unique")
     _drop("modelversion", "version")

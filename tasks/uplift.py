@@ -1,0 +1,299 @@
+"""What a campaign's labels gave beyond as many labels drawn by chance: both arms, equal budget, several training seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from models.campaign import Campaign, CampaignRun, Issue
+from models.corpus import Corpus, EncoderSpec
+from models.errors import BadInput
+from models.learning import Scenario, Uplift
+from models.retraining import HeadOptions, UpliftPlan
+from models.states import Split
+from models.values import Uplifted
+from storage import campaigns, corpora, labels, provenance, runs, tables
+from storage.objects import verified
+from storage.stores import Stores, open_stores
+from tasks import features, scenarios
+from tasks.compute import classifier, deltas, intervals
+from tasks.steps import step, track
+
+LEAST = 5  # labels of an arm, below which nothing is measured
+VERSION = 1  # of what is done with the same inputs
+OF_A_CLASS = ("f1", "recall", "precision")
+
+
+class Case(NamedTuple):
+    """All that goes into an uplift, looked up; no vector is read yet."""
+
+    plan: UpliftPlan
+    issue: Issue
+    arms: list[Campaign]  # control, campaign
+    labels: list[dict[str, str]]  # of each arm, as many: class by sample, in the order in which they were sent
+    base: dict[str, str]  # class by sample
+    scenario: Scenario
+    listing: pa.Table  # of the scenario
+    encoder: EncoderSpec
+    warnings: list[str]
+
+    @property
+    def class_name(self) -> str:
+        """The class that the metric is about; empty: all of them."""
+        return self.issue.class_name if self.plan.metric in OF_A_CLASS else ""
+
+    @property
+    def key(self) -> str:
+        """Hash of all that went in."""
+        parts: dict[str, Any] = {
+            "version": VERSION,
+            "arms": [campaign.name for campaign in self.arms],
+            "labels": [sorted(arm.items()) for arm in self.labels],
+            "base": sorted(self.base.items()),
+            "scenario": [self.scenario.name, self.scenario.version, self.scenario.listing_sha256],
+            "encoder": self.encoder.key,
+            "metric": [self.plan.metric, self.class_name],
+            "trainer": self.plan.trainer.model_dump(include={"name": True, self.plan.trainer.name: True}),
+            "seeds": [self.plan.seed, self.plan.seeds],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class Arms(NamedTuple):
+    """Vectors and classes of the base, and of both arms, control first."""
+
+    base: tuple[NDArray[np.float32], NDArray[np.int64]]  # (n, dim), (n,)
+    arms: list[tuple[NDArray[np.float32], NDArray[np.int64]]]
+    asked: NDArray[np.float32]  # (m, dim): the scenario's
+
+
+@step()
+def measure(plan: UpliftPlan) -> Uplifted:
+    """Fit the base data with either arm's labels for each seed, predict the scenario, and store what the campaign gains.
+
+    The arm with more labels is cut to the first that it sent, so that both have as many. A seed draws the training rows
+    anew within each class, the same base rows for both arms. Twice changes nothing. Raises BadInput for arms that cannot
+    be held against each other.
+    """
+    with open_stores() as stores:
+        case = _look_up(stores, plan)
+        found = provenance.find_uplift(stores.db, key=case.key)
+        reused = found is not None
+        if found is None:
+            stores.db.commit()  # nobody waits for the database while heads are fitted
+            found = _measured(stores, case)
+            stores.db.add(found)
+            stores.db.flush()
+        return _told(found, case, reused=reused)
+
+
+def _look_up(stores: Stores, plan: UpliftPlan) -> Case:
+    if plan.trainer.name != "head":
+        raise BadInput(
+            f"uplift is measured with trainer head, not {plan.trainer.name}: each of its fits takes seconds, and many are made"
+        )
+    arms = [campaigns.get_campaign(stores.db, name=name) for name in (plan.control, plan.campaign)]
+    warnings = _comparable(stores, *arms)
+    issue = stores.db.get_one(Issue, arms[1].issue_id)
+    scenario = _scenario(stores, plan, issue)
+    listing = tables.from_bytes(verified(stores.objects, scenario.listing_key, scenario.listing_sha256))
+    held = [c for split in (Split.DEVELOPMENT, Split.HOLDOUT) for c in corpora.list_corpora(stores.db, split=split)]
+    without = {*listing.column("sample_id").to_pylist(), *provenance.classes_of(stores.db, corpora=held)}
+    given = [_labels_of(stores, arm, without) for arm in arms]
+    budget = min(len(arm) for arm in given)
+    if budget < LEAST:
+        few = min(arms, key=lambda arm: len(given[arms.index(arm)]))
+        raise BadInput(
+            f"campaign '{few.name}' has {budget} labels to learn from, and {LEAST} are the least; have more answered, then: "
+            "dipnet labels sync"
+        )
+    base = {s: c for s, c in provenance.classes_of(stores.db, corpora=_base(stores, plan)).items() if s not in without}
+    return Case(
+        plan=plan,
+        issue=issue,
+        arms=arms,
+        labels=[dict(list(arm.items())[:budget]) for arm in given],
+        base=base,
+        scenario=scenario,
+        listing=listing,
+        encoder=corpora.get_encoder(stores.db, name=plan.encoder or stores.settings.encoder),
+        warnings=warnings,
+    )
+
+
+def _comparable(stores: Stores, control: Campaign, campaign: Campaign) -> list[str]:
+    """What makes the comparison less than fair. Raises BadInput for arms that chose from different images."""
+    if control.id == campaign.id:
+        raise BadInput(f"campaign '{campaign.name}' cannot be its own control; name one with: --control CAMPAIGN")
+    pools = [_pools(campaigns.runs_of(stores.db, campaign_id=one.id or 0)) for one in (control, campaign)]
+    for one, pool in zip((control, campaign), pools, strict=True):
+        if not pool:
+            raise BadInput(f"campaign '{one.name}' was never run; see: dipnet campaign run --help")
+    if pools[0] != pools[1]:
+        told = ["; ".join(sorted(", ".join(c) + (f" where {w}" if w else "") for c, w in pool)) for pool in pools]
+        raise BadInput(
+            f"'{control.name}' chose from {told[0]} and '{campaign.name}' from {told[1]}; a control chooses from the same "
+            "images: run one with --strategy random over them"
+        )
+    strategies = {run.policy["strategy"] for run in campaigns.runs_of(stores.db, campaign_id=control.id or 0)}
+    warnings = []
+    if strategies != {"random"}:
+        warnings.append(
+            f"'{control.name}' did not choose by chance ({', '.join(sorted(strategies))}): this is a difference between "
+            "two strategies, and no uplift over chance"
+        )
+    taken = _taken_before(stores, control, campaign)
+    if taken:
+        warnings.append(
+            f"'{control.name}' could not draw {taken} images of the pool that were labelled or sent before; draw a control "
+            "before the campaign's labels come in"
+        )
+    if control.issue_id != campaign.issue_id:
+        warnings.append(f"'{control.name}' is about another issue than '{campaign.name}'")
+    return warnings
+
+
+def _taken_before(stores: Stores, control: Campaign, campaign: Campaign) -> int:
+    """Images that the control's first run left out as known, if the campaign ran before it."""
+    firsts = [campaigns.runs_of(stores.db, campaign_id=one.id or 0)[0] for one in (control, campaign)]
+    if (firsts[0].id or 0) < (firsts[1].id or 0):
+        return 0
+    return sum(firsts[0].excluded.get(reason, 0) for reason in ("labelled already", "sent by another campaign"))
+
+
+def _pools(rounds: Sequence[CampaignRun]) -> set[tuple[tuple[str, ...], str]]:
+    return {(tuple(sorted(run.corpora)), run.condition) for run in rounds}
+
+
+def _scenario(stores: Stores, plan: UpliftPlan, issue: Issue) -> Scenario:
+    """The scenario that is named, or the issue's own, frozen when it is new."""
+    if plan.scenario:
+        return runs.get_scenario(stores.db, name=plan.scenario)
+    found = runs.find_scenario(stores.db, name=f"issue-{issue.name}")
+    if found is not None:
+        return found
+    stores.db.commit()  # another transaction freezes it
+    return runs.get_scenario(stores.db, name=scenarios.issue_scenario(issue.name))
+
+
+def _base(stores: Stores, plan: UpliftPlan) -> list[Corpus]:
+    found = [corpora.get_corpus(stores.db, name=name) for name in sorted(set(plan.corpora))]
+    found = found or list(corpora.list_corpora(stores.db, split=Split.TRAIN))
+    for corpus in found:
+        if corpus.split is not Split.TRAIN:
+            raise BadInput(f"corpus '{corpus.name}' is not for training; name one that was added with --split train")
+    if not found:
+        raise BadInput("there is no train corpus; add one with: dipnet corpus add NAME PREFIX --split train")
+    return found
+
+
+def _labels_of(stores: Stores, campaign: Campaign, without: set[str]) -> dict[str, str]:
+    """An arm's usable answers: class by sample, in the order in which they were sent."""
+    batches = labels.batches_of(stores.db, campaigns=[campaign.name])
+    resolved = labels.resolved_of_batches(stores.db, batches=batches) if batches else []
+    return {
+        sample.id: request.class_name for request, sample in resolved if request.class_name and sample.id not in without
+    }
+
+
+def _measured(stores: Stores, case: Case) -> Uplift:
+    names = sorted({*case.base.values(), *(name for arm in case.labels for name in arm.values())})
+    known = sorted({*names, *case.listing.column("class_name").to_pylist()})
+    if len(set(case.base.values())) < 2:
+        raise BadInput("the train corpora hold labels of fewer than two classes; embed a labelled corpus first")
+    read = _read(stores, case, known)
+    seeds = range(case.plan.seed, case.plan.seed + case.plan.seeds)
+    said = [
+        [_answers(read, arm, case.plan.trainer.head, seed=seed, classes=len(known)) for arm in range(2)]
+        for seed in track(seeds, "fitting both arms")
+    ]
+    groups = None
+    if "group" in case.listing.column_names:
+        pairs = zip(*(case.listing.column(name).to_pylist() for name in ("group", "sample_id")), strict=True)
+        groups = np.asarray([group or sample_id for group, sample_id in pairs])
+    found = deltas.uplift(
+        classifier.as_targets(case.listing.column("class_name").to_pylist(), known),
+        np.stack([both[0] for both in said]),
+        np.stack([both[1] for both in said]),
+        metric=case.plan.metric,
+        target=known.index(case.class_name) if case.class_name in known else -1,
+        classes=len(known),
+        groups=intervals.grouping(groups, case.listing.num_rows),
+    )
+    return Uplift(
+        key=case.key,
+        campaign_id=case.arms[1].id or 0,
+        control_id=case.arms[0].id or 0,
+        scenario_id=case.scenario.id or 0,
+        class_name=case.class_name,
+        metric=case.plan.metric,
+        budget=len(case.labels[0]),
+        seeds=list(seeds),
+        by_seed=[{"control": float(c), "campaign": float(t)} for c, t in found.by_seed],
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+    )
+
+
+def _read(stores: Stores, case: Case, known: list[str]) -> Arms:
+    """The vectors of the base without what an arm has relabelled, of each arm, and of the scenario."""
+
+    def of(given: dict[str, str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        ids, vectors = features.of_known(stores, sorted(given), case.encoder)
+        if len(ids) < len(given):
+            raise BadInput(
+                f"{len(given) - len(ids)} labelled samples have no vectors of encoder '{case.encoder.name}'; embed their "
+                f"corpora with: dipnet embed CORPUS --encoder {case.encoder.name}"
+            )
+        return vectors, classifier.as_targets([given[sample_id] for sample_id in ids], known)
+
+    asked = features.of_listing(stores, case.listing, case.encoder)
+    again = {sample_id for arm in case.labels for sample_id in arm}
+    base = of({sample_id: name for sample_id, name in case.base.items() if sample_id not in again})
+    return Arms(base, [of(arm) for arm in case.labels], asked)
+
+
+def _answers(read: Arms, arm: int, options: HeadOptions, *, seed: int, classes: int) -> NDArray[np.int64]:
+    """What a head of one arm says of the scenario (m,), fitted on rows that the seed draws."""
+    parts = [read.base, read.arms[arm]]
+    drawn = [_resampled(targets, seed=[seed, place]) for place, (_, targets) in enumerate(parts)]
+    rows = np.concatenate([vectors[places] for (vectors, _), places in zip(parts, drawn, strict=True)])
+    targets = np.concatenate([targets[places] for (_, targets), places in zip(parts, drawn, strict=True)])
+    head = classifier.fit(rows, targets, classes=classes, regularisation=options.regularisation)
+    return np.asarray(classifier.probabilities(head, read.asked).argmax(axis=1), dtype=np.int64)
+
+
+def _resampled(targets: NDArray[np.int64], *, seed: list[int]) -> NDArray[np.int64]:
+    """Rows drawn with replacement within each class of targets (n,): each class keeps its count."""
+    generator = np.random.default_rng(seed)
+    drawn = [
+        generator.choice(np.flatnonzero(targets == one), int((targets == one).sum())) for one in np.unique(targets)
+    ]
+    return np.sort(np.concatenate(drawn))
+
+
+def _told(found: Uplift, case: Case, *, reused: bool) -> Uplifted:
+    return Uplifted(
+        uplift_id=found.id or 0,
+        campaign=case.plan.campaign,
+        control=case.plan.control,
+        scenario=f"{case.scenario.name}@{case.scenario.version}",
+        samples=case.scenario.samples,
+        class_name=found.class_name,
+        metric=found.metric,
+        budget=found.budget,
+        seeds=found.seeds,
+        by_seed=found.by_seed,
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        warnings=case.warnings,
+        reused=reused,
+    )
