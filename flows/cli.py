@@ -12,9 +12,12 @@ from pydantic import ValidationError
 
 from flows import console
 from flows.cli_campaign import campaign_app
+from flows.cli_champion import model_app
 from flows.cli_labels import labels_app
 from flows.cli_models import learning_app
+from flows.cli_predictions import predictions_app
 from flows.cli_samples import issue_check, sample_app
+from models.complaints import explain
 from models.errors import DipnetError
 from models.plans import (
     DiscoverPlan,
@@ -38,9 +41,16 @@ Everything lives under DIPNET_ROOT (default: ./dipnet-data); `dipnet doctor` say
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 corpus_app = typer.Typer(help="Corpora: named sets of images.", no_args_is_help=True)
 issue_app = typer.Typer(help="Issues: named failures, shown by exemplars.", no_args_is_help=True)
-for name, group in (("corpus", corpus_app), ("issue", issue_app), ("campaign", campaign_app), ("labels", labels_app)):
+for name, group in (
+    ("corpus", corpus_app),
+    ("issue", issue_app),
+    ("campaign", campaign_app),
+    ("labels", labels_app),
+    ("predictions", predictions_app),
+    ("model", model_app),
+    ("sample", sample_app),
+):
     app.add_typer(group, name=name)
-app.add_typer(sample_app, name="sample")
 app.add_typer(learning_app)
 issue_app.command("check")(issue_check)
 
@@ -61,8 +71,7 @@ def main() -> None:
         console.complain(str(error), code=error.exit_code)
         sys.exit(error.exit_code)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors())
-        console.complain(f"{wrong}; see --help", code=2)
+        console.complain(f"{explain(error)}; see --help", code=2)
         sys.exit(2)
 
 

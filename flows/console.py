@@ -79,8 +79,8 @@ def _spread(row: Row, within: str = "") -> Iterator[tuple[str, object]]:
             yield within + name, value
 
 
-def print_table(rows: Sequence[Row], *, title: str = "") -> None:
-    """Print rows that have the same keys."""
+def print_table(rows: Sequence[Row], *, title: str = "", styles: Sequence[str] = ()) -> None:
+    """Print rows that have the same keys, each in a style of its own where styles are given."""
     console = Console()
     if not rows:
         console.print(f"[dim]{title or 'nothing'}: none yet[/dim]")
@@ -88,9 +88,14 @@ def print_table(rows: Sequence[Row], *, title: str = "") -> None:
     table = Table(title=title or None, title_justify="left")
     for name, value in rows[0].items():
         table.add_column(name.replace("_", " "), justify="right" if isinstance(value, int | float) else "left")
-    for row in rows:
-        table.add_row(*(cell(value) for value in row.values()))
+    for place, row in enumerate(rows):
+        table.add_row(*(cell(value) for value in row.values()), style=styles[place] if styles else None)
     console.print(table)
+
+
+def headline(message: str, *, colour: str = "") -> None:
+    """A line of text; square brackets in it are no markup."""
+    Console().print(cell(message), style=f"bold {colour}" if colour else None, highlight=False)
 
 
 def cell(value: object) -> str:

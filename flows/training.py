@@ -1,4 +1,4 @@
-"""retrain-and-evaluate: freeze a dataset version, fit, evaluate, compare, judge, promote. By hand, at night, and when labels come."""
+"""retrain-and-evaluate: freeze, fit, evaluate, compare, judge, promote. By hand, at night, and when labels are in."""
 
 from prefect import flow
 
@@ -51,6 +51,16 @@ def retrain_and_evaluate(plan: RetrainPlan) -> Retrained:
         unchanged=unchanged,
     )
     return outcome if unchanged else presenting.present(outcome)
+
+
+def judge_models(before: str, after: str, plan: RetrainPlan) -> tuple[Gated, list[Compared]]:
+    """The verdict on two models that are there, on a plan's scenarios; what is missing is evaluated. Nothing moves with it."""
+    ready = preparing.prepare_gate(before, after, plan.issue, plan.scenarios)
+    for model in (ready.before, after):
+        _evaluate(model, ready, f"evaluating {model}")
+    comparisons = _compare(after, ready, plan)
+    numbers = [compared.comparison_id for compared in comparisons]
+    return judging.judge(numbers, plan.issue, plan.gate, settle=False), comparisons
 
 
 def _evaluate(model: str, ready: Prepared, what: str) -> dict[str, int]:

@@ -104,6 +104,9 @@ class InferenceSet(SQLModel, table=True):
     )
     predictions_sha256: str = Field(default="", max_length=64, description="empty: made before 0.4, and not checked")
     source: str = Field(default="computed", max_length=40, description="computed, external or imported")
+    unreadable: dict[str, int] = Field(
+        default_factory=dict, sa_type=JSON, description="images of which nothing was seen, by reason"
+    )
     created_at: datetime = created_at()
 
 

@@ -39,6 +39,9 @@ class HeadOptions(Plan):
     regularisation: float = Field(10.0, gt=0.0, description="Inverse strength of the L2 penalty (scikit-learn's C)")
     hidden: int = Field(256, ge=1, le=8_192, description="Units of the hidden layer (mlp)")
     balance: Literal["none", "class-weights"] = Field("none", description="Whether rare classes weigh more")
+    bootstrap: bool = Field(
+        False, description="Fit on a resample of the training rows, drawn by the seed within each class"
+    )
 
 
 class FinetuneOptions(Plan):
@@ -92,6 +95,16 @@ class TrainerPlan(Plan):
         if self.name == "external" and bool(self.external.command) == bool(self.external.function):
             raise ValueError("an external trainer needs a command or a function, and not both")
         return self
+
+
+class PredictionsPlan(Plan):
+    """Take a model's predictions from a file, where the model itself is elsewhere."""
+
+    file: str = Field(min_length=1, description="Parquet, CSV or JSONL: a row a sample")
+    model: Name = Field(description="Name of the model; each file of other content is a new version of it")
+    scenarios: list[str] = Field(min_length=1, description="Scenarios whose samples it answers for")
+    normalise: bool = Field(False, description="Divide probabilities that do not add up to 1 by their sum")
+    allow_extra: bool = Field(False, description="Leave out rows about other samples than the scenarios'")
 
 
 class GatePolicy(Plan):

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.complaints import explain
 from models.errors import BadSettings
 
 PREFIX = "DIPNET_"
@@ -116,5 +117,5 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        wrong = "; ".join(f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        wrong = explain(error, prefix=PREFIX)
         raise BadSettings(f"wrong setting: {wrong}; mend the variable or the line in .env") from None

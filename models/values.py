@@ -177,8 +177,34 @@ class Fitted(Report):
     model_id: int
     model: str
     dataset_id: int
-    samples: int
+    samples: int = Field(description="of the train split")
     reused: bool
+    version: int = 1
+    unreadable: dict[str, int] = Field(default_factory=dict, description="of these, left out, by reason")
+    notes: list[str] = Field(default_factory=list, description="what was decided on the way")
+
+
+class Problem(Report):
+    """One kind of thing that is wrong in a file of predictions, and where it first occurs."""
+
+    kind: str
+    rows: int = Field(description="rows of the file, or for missing ones samples")
+    allowed: bool = Field(description="whether the file is taken all the same")
+    examples: list[str]
+
+
+class Imported(Report):
+    """Outcome of taking predictions from a file."""
+
+    model: str
+    version: int = 0
+    stored: bool
+    reused: bool = False
+    rows: int = Field(description="rows of the file")
+    scenarios: dict[str, int] = Field(default_factory=dict, description="samples answered for, by scenario")
+    probabilities: int = Field(0, description="classes that have them")
+    ignored: list[str] = Field(default_factory=list, description="columns that say nothing to dipnet")
+    problems: list[Problem] = Field(default_factory=list)
 
 
 class Compared(Report):

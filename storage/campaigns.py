@@ -45,23 +45,34 @@ def exemplars_of(db: Session, *, issue_id: int) -> Sequence[tuple[Exemplar, Samp
     return db.exec(query).all()
 
 
-def add_exemplars(db: Session, *, issue: Issue, sample_ids: Sequence[str], positive: bool) -> int:
-    """Add exemplars that are new; the issue's version moves when any was. A changed sign counts as a change."""
+class Added(NamedTuple):
+    """What became of exemplars: new ones, ones that said the contrary until now, and ones that were there already."""
+
+    new: int
+    turned: int
+    known: int
+
+
+def add_exemplars(db: Session, *, issue: Issue, sample_ids: Sequence[str], positive: bool) -> Added:
+    """Add exemplars that are new and turn those of the other sign; the issue's version moves when there are any."""
     known = {exemplar.sample_id: exemplar for exemplar, _ in exemplars_of(db, issue_id=issue.id or 0)}
-    changed = 0
+    new = turned = same = 0
     for sample_id in dict.fromkeys(sample_ids):
         exemplar = known.get(sample_id)
         if exemplar is None:
             exemplar = Exemplar(issue_id=issue.id or 0, sample_id=sample_id, added_in_version=0)
+            new += 1
         elif exemplar.positive == positive:
+            same += 1
             continue
+        else:
+            turned += 1
         exemplar.positive, exemplar.added_in_version = positive, issue.version + 1
         db.add(exemplar)
-        changed += 1
-    issue.version += bool(changed)
+    issue.version += bool(new or turned)
     db.add(issue)
     db.flush()
-    return changed
+    return Added(new, turned, same)
 
 
 def require_positive(issue: Issue, pairs: Sequence[tuple[Exemplar, Sample]]) -> None:

@@ -93,6 +93,11 @@ def get_scenario(db: Session, *, name: str) -> Scenario:
     return scenario
 
 
+def list_scenarios(db: Session) -> Sequence[Scenario]:
+    """Every version of every scenario, oldest first."""
+    return db.exec(select(Scenario).order_by(col(Scenario.id))).all()
+
+
 def find_inference(db: Session, *, model_id: int, scenario_id: int) -> InferenceSet | None:
     """A model's predictions on a scenario."""
     query = select(InferenceSet).where(InferenceSet.model_id == model_id, InferenceSet.scenario_id == scenario_id)

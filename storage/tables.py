@@ -37,8 +37,8 @@ def columns_of(data: bytes, names: Sequence[str]) -> pa.Table:
 
 
 def open_parquet(source: Path | bytes) -> pq.ParquetFile:
-    """Parquet whose columns are read when they are asked for; a file is mapped, not read."""
-    return pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source, memory_map=True)
+    """Parquet whose columns are read when they are asked for."""
+    return pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
 
 
 def schema_of(data: bytes) -> pa.Schema:

@@ -93,11 +93,10 @@ def _predicted(stores: Stores, run: CampaignRun, sample_ids: Sequence[str]) -> d
     if run.model_id is None:
         return {}
     from tasks import features, heads  # torch and scikit-learn, which a receiver does without
-    from tasks.compute import classifier
 
     model = stores.db.get_one(ModelVersion, run.model_id)
     ids, vectors = features.of_known(stores, sample_ids, stores.db.get_one(EncoderSpec, run.encoder_id))
-    shares: NDArray[np.float32] = classifier.probabilities(heads.load(stores, model), vectors)
+    shares: NDArray[np.float32] = heads.probabilities(heads.load(stores, model), vectors)
     best = shares.argmax(axis=1)
     return {
         sample_id: (model.class_names[place], float(shares[row, place]))

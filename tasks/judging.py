@@ -124,11 +124,11 @@ def _target(sides: Sequence[Compared], issue: Issue) -> Compared:
     return found
 
 
-def _claim(side: Compared, role: str, class_name: str, metric: str, margin: float) -> gate.Claim:
+def _claim(side: Compared, role: gate.Role, class_name: str, metric: str, margin: float) -> gate.Claim:
     row = side.deltas[class_name, metric]
-    name = class_name if role in ("target", "class") else side.scenario.name
+    name = {"overall": "", "scenario": side.scenario.name}.get(role, class_name)
     samples = side.comparison.samples or side.scenario.samples
-    return gate.Claim(role, name, metric, row.after - row.before, row.low, row.high, margin, samples)  # type: ignore[arg-type]
+    return gate.Claim(role, name, metric, row.after - row.before, row.low, row.high, margin, samples)
 
 
 def _gated(found: Gate, issue_name: str, before: ModelVersion, after: ModelVersion) -> Gated:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,6 +20,7 @@ from tasks.predicting import Predictions
 T = TypeVar("T")
 THREADS = 2  # sorting lets go of the interpreter; more columns at once would only take more memory
 JSON = dict[str, Any]
+Scores = NDArray[np.float32]
 
 
 class Differences(NamedTuple):
@@ -84,19 +87,22 @@ def differences(before: Predictions, after: Predictions, groups: Grouping, *, re
 def _by_probability(found: Predictions) -> tuple[list[float | None], JSON]:
     """Average precision of each class, and calibration; Nones where the model gave no probabilities."""
     names = found.class_names
-    nothing: JSON = {"ece": None, "brier": None, "log_loss": None, "calibration": []}
     if not found.scored:
-        return [None] * len(names), nothing
+        return [None] * len(names), {"ece": None, "brier": None, "log_loss": None, "calibration": []}
+    certainty = ranking.Certainty(found.targets)
 
-    def area(c: int) -> float | None:
-        own = found.targets == c
-        return ranking.average_precision(_scores(found, names[c]), own) if own.any() else None
+    def columns() -> Iterator[Callable[[], float | None]]:
+        for place, (scores,) in _columns([found], names):
+            certainty.add(place, scores)
+            if place >= 0:
+                yield partial(_area, scores, found.targets == place)
 
-    calibration = _certainty(found, names, found.targets).measured(found.predicted == found.targets)
+    areas = _each(columns())
+    calibration = certainty.measured(found.predicted == found.targets)
     bins = zip(calibration.counts.tolist(), calibration.confidence.tolist(), calibration.accuracy.tolist(), strict=True)
     told: JSON = {"ece": calibration.ece, "brier": calibration.brier, "log_loss": calibration.log_loss}
     told["calibration"] = [{"samples": n, "confidence": sure, "accuracy": right} for n, sure, right in bins]
-    return _each(area, range(len(names))), told
+    return areas, told
 
 
 def _by_score(
@@ -105,38 +111,51 @@ def _by_score(
     """Differences of average precision and of the Brier score, where both models gave probabilities."""
     if not (before.scored and after.scored):
         return []
+    certainties = ranking.Certainty(targets), ranking.Certainty(targets)
 
-    def area(c: int) -> deltas.Delta | None:
-        own = targets == c
-        if not own.any():
-            return None
-        was, now = (ranking.ranked(_scores(side, names[c]), own) for side in (before, after))
-        return deltas.ranked_delta(c, was, now, groups)
+    def columns() -> Iterator[Callable[[], deltas.Delta | None]]:
+        for place, pair in _columns([before, after], names):
+            for certainty, scores in zip(certainties, pair, strict=True):
+                certainty.add(place, scores)
+            if place >= 0:
+                yield partial(_area_delta, place, pair, targets == place, groups)
 
-    areas = [row for row in _each(area, range(len(names))) if row is not None]
-    was, now = (_losses(side, names, targets) for side in (before, after))
+    areas = [row for row in _each(columns()) if row is not None]
+    was, now = (certainty.losses() for certainty in certainties)
     return [*deltas.with_q(areas), deltas.paired_mean("brier", was, now, groups)]
 
 
-def _losses(side: Predictions, names: Sequence[str], targets: NDArray[np.int64]) -> NDArray[np.float64]:
-    return _certainty(side, names, targets).losses()
+def _area(scores: Scores, own: NDArray[np.bool_]) -> float | None:
+    return ranking.average_precision(scores, own) if own.any() else None
 
 
-def _certainty(side: Predictions, names: Sequence[str], targets: NDArray[np.int64]) -> ranking.Certainty:
-    certainty = ranking.Certainty(targets)
-    for name in sorted({*side.scored, *names}):
-        certainty.add(names.index(name) if name in names else -1, _scores(side, name))  # −1: it never occurs
-    return certainty
+def _area_delta(place: int, pair: Sequence[Scores], own: NDArray[np.bool_], groups: Grouping) -> deltas.Delta | None:
+    if not own.any():
+        return None
+    was, now = (ranking.ranked(scores, own) for scores in pair)
+    return deltas.ranked_delta(place, was, now, groups)
 
 
-def _scores(found: Predictions, name: str) -> NDArray[np.float32]:
-    scores = found.read_probability(name)
-    return np.zeros(len(found.targets), np.float32) if scores is None else scores
+def _columns(sides: Sequence[Predictions], names: Sequence[str]) -> Iterator[tuple[int, list[Scores]]]:
+    """Place of a class (−1: it never occurs) and its probabilities by each model; a file is read by one thread at a time."""
+    places = {name: place for place, name in enumerate(names)}
+    unseen = sorted({name for side in sides for name in side.scored} - set(names))
+    for name in [*names, *unseen]:
+        found = [side.read_probability(name) for side in sides]
+        yield places.get(name, -1), [np.zeros(0, np.float32) if scores is None else scores for scores in found]
 
 
-def _each(function: Callable[[int], T], places: range) -> list[T]:
+def _each(work: Iterator[Callable[[], T]]) -> list[T]:
+    """What the pieces of work come to, in their order; only a few are under way at a time, for the memory's sake."""
+    found: list[T] = []
+    waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(function, places))
+        for piece in work:
+            waiting.append(pool.submit(piece))
+            if len(waiting) > THREADS:
+                found.append(waiting.popleft().result())
+        found += [one.result() for one in waiting]
+    return found
 
 
 def _aligned(before: Predictions, after: Predictions) -> tuple[list[str], NDArray[np.int64], list[NDArray[np.int64]]]:

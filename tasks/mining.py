@@ -17,7 +17,6 @@ from models.values import Mined
 from storage import campaigns, corpora
 from storage.stores import Stores, open_stores
 from tasks import choosing, forecasting, heads, neighbours, planning, probing, progress, scanning
-from tasks.compute import classifier
 from tasks.steps import step
 
 
@@ -165,5 +164,5 @@ def _predictions(stores: Stores, run: CampaignRun, vectors: NDArray[np.float32])
     if run.model_id is None:
         return [("", 0.0)] * len(vectors)
     model = stores.db.get_one(ModelVersion, run.model_id)
-    found = classifier.probabilities(heads.load(stores, model), vectors)
+    found = heads.probabilities(heads.load(stores, model), vectors)
     return [(model.class_names[int(row.argmax())], float(row.max())) for row in found]

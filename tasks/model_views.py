@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from models.campaign import Issue
 from models.errors import BadInput
 from models.learning import Comparison, Gate, ModelVersion
-from storage import runs, tables
+from storage import corpora, runs, tables
 from storage.stores import Stores, open_stores
+from tasks.compute import ranking
 from tasks.predicting import predictions_of
 
 Row = dict[str, Any]
@@ -143,7 +145,7 @@ def comparison_record(comparison_id: int) -> Row:
     """What a comparison says beside its deltas: McNemar's test, samples that improved and worsened."""
     with open_stores() as stores:
         found = stores.db.get_one(Comparison, comparison_id)
-        kept = {name: found.summary[name] for name in ("mcnemar", "improved", "worsened") if name in found.summary}
+        kept: Row = {name: found.summary[name] for name in ("mcnemar", "improved", "worsened") if name in found.summary}
         return {"samples": found.samples, "groups": found.groups, **kept}
 
 
@@ -154,6 +156,7 @@ def change_rows(comparison_id: int) -> list[Row]:
         if not found.changes_key:
             return []
         rows: list[Row] = tables.from_bytes(stores.objects.read(found.changes_key)).to_pylist()
+        samples = corpora.known_samples(stores.db, ids=[row["sample_id"] for row in rows])
     said = {1: "improved", -1: "worsened", 0: "wrong both times, otherwise"}
     changed = [
         {
@@ -162,7 +165,7 @@ def change_rows(comparison_id: int) -> list[Row]:
             "before": row["before"],
             "after": row["after"],
             "sample": row["sample_id"][:12],
-            "image": row["uri"],
+            "image": samples[row["sample_id"]].uri if row["sample_id"] in samples else "",
         }
         for row in rows
     ]
@@ -176,7 +179,7 @@ def finding_rows(gate_id: int) -> list[Row]:
     return [
         {
             "role": row["role"],
-            "on": row["name"],
+            "on": row["name"] or "all",
             "metric": row["metric"],
             "says": row["says"],
             "delta": row["delta"],
@@ -192,8 +195,11 @@ def finding_rows(gate_id: int) -> list[Row]:
     ]
 
 
-def scores_of(model_name: str, scenario_name: str, class_name: str) -> tuple[Any, Any]:
-    """A class's probabilities (n,) on a scenario and whether each sample is of it (n,). Raises BadInput for no such class."""
+def threshold_rows(model_name: str, scenario_name: str, class_name: str) -> list[Row]:
+    """A row a threshold of a class's probability: who says the class from there on is right so often, and finds so many.
+
+    Raises BadInput for a class that is not there, and for a model without probabilities.
+    """
     with open_stores() as stores:
         model = runs.get_model(stores.db, name=model_name)
         found = predictions_of(stores, model, runs.get_scenario(stores.db, name=scenario_name))
@@ -201,12 +207,46 @@ def scores_of(model_name: str, scenario_name: str, class_name: str) -> tuple[Any
             raise BadInput(
                 f"there is no class '{class_name}' on '{scenario_name}'; known: {', '.join(found.class_names)}"
             )
-        probabilities = found.read_probability(class_name)
-    if probabilities is None:
+        scores = found.read_probability(class_name)
+    if scores is None:
         raise BadInput(
             f"model '{model_name}' gave no probabilities on '{scenario_name}', so there is no threshold to set"
         )
-    return probabilities, found.targets == found.class_names.index(class_name)
+    sweep = ranking.threshold_sweep(scores, found.targets == found.class_names.index(class_name))
+    names = ("threshold", "precision", "recall", "f1", "said")
+    return [dict(zip(names, row, strict=True)) for row in zip(*(column.tolist() for column in sweep), strict=True)]
+
+
+def thinned(rows: list[Row], *, most: int = 20) -> list[Row]:
+    """So many rows evenly, and the one with the best F1."""
+    if len(rows) <= most:
+        return rows
+    best = max(range(len(rows)), key=lambda place: rows[place]["f1"])
+    kept = {round(step * (len(rows) - 1) / (most - 1)) for step in range(most)} | {best}
+    return [rows[place] for place in sorted(kept)]
+
+
+def brief(rows: list[Row]) -> list[Row]:
+    """Rows for a screen of 80 columns: a value and its interval in one cell, lists as lines, few digits."""
+    return [dict(_brief(row)) for row in rows]
+
+
+def _brief(row: Row) -> Iterator[tuple[str, Any]]:
+    folded = {f"{name}_{end}" for name in row for end in ("low", "high")} | {"low", "high", "p"}
+    for name, value in row.items():
+        if name == "role":
+            continue
+        if name == "on":
+            yield name, row["on"] if row["role"] == "overall" else f"{row['role']} {row['on']}"
+        elif name == "delta" and value is not None:
+            yield name, f"{value:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        elif f"{name}_low" in row and value is not None:
+            yield name, f"{value:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+        elif name not in folded:
+            yield (
+                name,
+                round(value, 3) if isinstance(value, float) else "; ".join(value) if name == "reasons" else value,
+            )
 
 
 def _with_interval(metrics: Row, name: str) -> Row:

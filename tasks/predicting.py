@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -10,16 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from models.corpus import EncoderSpec
 from models.errors import BadInput
 from models.learning import InferenceSet, ModelVersion, Scenario
 from storage import runs, tables
 from storage.objects import verified
 from storage.stores import Stores
-from tasks import features, heads
-from tasks.compute import classifier
-
-PROBABILITY = "p:"  # before a class's name: the column of its probabilities
+from tasks.trainers.protocol import PROBABILITY, Answers
+from tasks.trainers.registry import trainer_of
 
 
 class Predictions(NamedTuple):
@@ -41,13 +39,18 @@ class Predictions(NamedTuple):
             return None
         if class_name not in self.scored:
             return np.zeros(len(self.sample_ids), np.float32)
-        found = self.stored.read(columns=[f"{PROBABILITY}{class_name}"]).column(0)
+        name = f"{PROBABILITY}{class_name}"
+        found = self.stored.read(columns=[name]).column(name)  # p:a brings p:a.b along
         return np.asarray(found.to_numpy(), dtype=np.float32)
 
 
 def read_predictions(stores: Stores, inference: InferenceSet) -> Predictions:
     """A model's stored answers. Raises CorruptData when they are not what was written."""
-    stored = _opened(stores, inference)
+    return of_parquet(_opened(stores, inference))
+
+
+def of_parquet(stored: pq.ParquetFile) -> Predictions:
+    """Predictions in a file that lies as `InferenceSet.predictions_key` says."""
     table = stored.read(columns=["sample_id", "class_name", "predicted"])
     known, said = table.column("class_name"), table.column("predicted")
     class_names = sorted({*pc.unique(known).to_pylist(), *pc.unique(said).to_pylist()})
@@ -76,32 +79,49 @@ def _places(names: pa.ChunkedArray, class_names: list[str]) -> NDArray[np.int64]
 
 
 def infer(stores: Stores, model: ModelVersion, scenario: Scenario) -> InferenceSet:
-    """Predict every sample of a scenario and store the answers with their probabilities."""
+    """Have a model answer for every sample of a scenario, and store the answers with their probabilities.
+
+    An image that cannot be read counts: all classes are equally probable, so that the first is the answer.
+    """
     listing = tables.from_bytes(verified(stores.objects, scenario.listing_key, scenario.listing_sha256))
-    encoder = stores.db.get_one(EncoderSpec, runs.training_of(stores.db, model=model).encoder_id)
+    training = runs.training_of(stores.db, model=model)
+    trainer = trainer_of(training.trainer)
+    stores.db.commit()  # nobody waits for the database while images are read
 
-    inputs = features.of_listing(stores, listing, encoder)
-    found = classifier.probabilities(heads.load(stores, model), inputs)
+    answers = trainer.predict(stores, model, training, listing)
+    stores.db.commit()  # SQLite refuses to write on top of an old view
 
-    said = [model.class_names[place] for place in found.argmax(axis=1).tolist()]
-    table = pa.table(
-        {
-            "sample_id": listing.column("sample_id"),
-            "class_name": listing.column("class_name"),
-            "predicted": pa.array(said, pa.string()),
-            **{f"{PROBABILITY}{name}": pa.array(found[:, place]) for place, name in enumerate(model.class_names)},
-        }
-    )
     key = f"inference/{model.weights_sha256[:16]}-{scenario.listing_sha256[:16]}.parquet"
     inference = InferenceSet(
         model_id=model.id or 0,
         scenario_id=scenario.id or 0,
         predictions_key=key,
-        predictions_sha256=stores.objects.write(key, tables.to_bytes(table)),
+        predictions_sha256=stores.objects.write(
+            key, tables.to_bytes(stored_table(listing, answers, model.class_names))
+        ),
+        source=trainer.source,
+        unreadable=dict(Counter(answers.reasons.values())),
     )
     stores.db.add(inference)
     stores.db.flush()
     return inference
+
+
+def stored_table(listing: pa.Table, answers: Answers, class_names: list[str]) -> pa.Table:
+    """Answers about a listing's rows as they are stored. A row of which nothing was seen says why."""
+    names = pa.array(class_names, pa.string())
+    columns = {
+        "sample_id": listing.column("sample_id"),
+        "class_name": listing.column("class_name"),
+        "predicted": names.take(pa.array(answers.predicted)),
+    }
+    if answers.reasons:
+        columns["unreadable"] = pa.array([answers.reasons.get(row, "") for row in range(listing.num_rows)], pa.string())
+    if answers.probabilities is not None:
+        columns |= {
+            f"{PROBABILITY}{name}": pa.array(answers.probabilities[:, place]) for place, name in enumerate(class_names)
+        }
+    return pa.table(columns)
 
 
 def predictions_of(stores: Stores, model: ModelVersion, scenario: Scenario) -> Predictions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import import_module
 
@@ -59,23 +59,45 @@ def check(plan: RetrainPlan) -> None:
 
 @step()
 def prepare(plan: RetrainPlan, dataset_id: int, before: str) -> Prepared:
-    """Freeze the scenarios that a plan asks for, and see that both models can be evaluated there."""
+    """Freeze the scenarios that a plan asks for, and see that what is to be fitted can be evaluated there."""
     on_slices, left_out = _slices(plan, dataset_id, before)
-    names = list(plan.scenarios) or [*scenarios.default_scenarios(), *_known_scenarios()]
-    if on_slices or (before and _has_holdout()):
-        names = [*names, *on_slices.values(), scenarios.overall_scenario()]
-    names = list(dict.fromkeys(names))
-    with open_stores() as stores:
-        chosen = [runs.get_scenario(stores.db, name=name) for name in names]
-        if plan.trainer.name == "head":
+    ready = _prepared(plan.scenarios, on_slices, before).model_copy(update={"left_out": left_out})
+    if plan.trainer.name == "head":
+        with open_stores() as stores:
             encoder = corpora.get_encoder(stores.db, name=plan.encoder or stores.settings.encoder)
-            for scenario in chosen:
-                _require_vectors(stores, scenario, encoder)
+            for version in ready.scenarios.values():
+                _require_vectors(stores, runs.get_scenario(stores.db, name=version), encoder)
+    return ready
+
+
+@step()
+def prepare_gate(before: str, after: str, issue: str, scenario_names: Sequence[str]) -> Prepared:
+    """Freeze what two models that are there are judged on. Raises BadInput when they are one and the same."""
+    with open_stores() as stores:
+        one, other = (runs.get_model(stores.db, name=name) for name in (before, after))
+        for name in scenario_names:
+            _require_scenario(stores, name)
+    if one.id == other.id:
+        raise BadInput(f"'{before}' and '{after}' are both {one.reference}; a model is not compared with itself")
+    on_slices = {issue: scenarios.issue_scenario(issue)} if issue else {}
+    for name, on_slice in on_slices.items():
+        _require_class(name, on_slice)
+    if not on_slices:
+        scenarios.overall_scenario()  # says so where there is no holdout
+    return _prepared(scenario_names, on_slices, one.reference)
+
+
+def _prepared(asked: Sequence[str], on_slices: Mapping[str, str], before: str) -> Prepared:
+    """The scenarios that are asked for, or all there are, after those that a gate needs."""
+    names = list(asked) or [*scenarios.default_scenarios(), *_known_scenarios()]
+    if on_slices or (before and _has_holdout()):
+        names = [*on_slices.values(), scenarios.overall_scenario(), *names]
+    with open_stores() as stores:
+        chosen = {name: runs.get_scenario(stores.db, name=name) for name in names}
     return Prepared(
         before=before,
-        scenarios={name: f"{one.name}@{one.version}" for name, one in zip(names, chosen, strict=True)},
+        scenarios={name: f"{one.name}@{one.version}" for name, one in chosen.items()},
         issues=list(on_slices),
-        left_out=left_out,
     )
 
 
@@ -127,13 +149,10 @@ def moment() -> str:
 @step()
 def is_news(since: str, evaluations: Sequence[int], comparisons: Sequence[Compared], gates: Sequence[Gated]) -> bool:
     """Whether any of these was made since a moment."""
-    wanted: list[tuple[type[Evaluation] | type[Comparison] | type[Gate], list[int]]] = [
-        (Evaluation, list(evaluations)),
-        (Comparison, [one.comparison_id for one in comparisons]),
-        (Gate, [one.gate_id for one in gates]),
-    ]
     with open_stores() as stores:
-        made = [stores.db.get_one(table, number).created_at for table, numbers in wanted for number in numbers]
+        made = [stores.db.get_one(Evaluation, number).created_at for number in evaluations]
+        made += [stores.db.get_one(Comparison, one.comparison_id).created_at for one in comparisons]
+        made += [stores.db.get_one(Gate, one.gate_id).created_at for one in gates]
     return any(one >= datetime.fromisoformat(since) for one in made)
 
 

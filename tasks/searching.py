@@ -75,7 +75,13 @@ def add_exemplars(issue_name: str, paths: list[Path], *, positive: bool) -> dict
         samples = [_sample_of(stores, path) for path in paths]
         corpora.ensure_samples(stores.db, samples=samples)
         added = campaigns.add_exemplars(stores.db, issue=issue, sample_ids=[s.id for s in samples], positive=positive)
-        return {"issue": issue.name, "added": added, "version": issue.version}
+        told: dict[str, Any] = {"issue": issue.name, "added": added.new}
+        if added.turned:
+            signs = ("negative", "positive") if positive else ("positive", "negative")
+            told["changed"] = f"{added.turned} from {signs[0]} to {signs[1]}"
+        if added.known:
+            told["there_already"] = added.known
+        return {**told, "version": issue.version}
 
 
 def _sample_of(stores: Stores, path: Path) -> Sample:

@@ -66,6 +66,14 @@ def showing(progress: Progress) -> Iterator[None]:
         _shown.reset(token)
 
 
+@contextmanager
+def counting(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A function that says how many units more are done, shown where somebody looks."""
+    progress = _shown.get()
+    number = progress.start(what, total) if progress else 0
+    yield lambda by: progress.advance(number, by) if progress else None
+
+
 def track(items: Sequence[T], what: str) -> Iterator[T]:
     """The items, with progress shown where somebody looks."""
     progress = _shown.get()

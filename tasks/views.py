@@ -6,7 +6,7 @@ from typing import Any
 
 from models.campaign import CampaignRun
 from models.corpus import Shard
-from storage import campaigns, corpora, labels, runs, tables
+from storage import campaigns, corpora, labels, tables
 from storage.stores import Stores, open_stores
 from tasks.ingesting import read_manifest
 
@@ -161,34 +161,3 @@ def _run(stores: Stores, run: CampaignRun) -> Row:
         "batch": f"{batch.id} {batch.state.value}" if batch else "",
         "labeler": batch.labeler if batch else "",
     }
-
-
-def evaluation_record(model_name: str, scenario_name: str) -> Row:
-    """A stored evaluation: the metrics over all, and a row a class."""
-    with open_stores() as stores:
-        model = runs.get_model(stores.db, name=model_name)
-        scenario = runs.get_scenario(stores.db, name=scenario_name)
-        inference = runs.find_inference(stores.db, model_id=model.id or 0, scenario_id=scenario.id or 0)
-        found = runs.find_evaluation(stores.db, inference_id=inference.id or 0) if inference else None
-        metrics = dict(found.metrics) if found else {}
-    classes = [{"class": name, **row} for name, row in metrics.pop("classes", {}).items()]
-    overall = {"class": "all (macro F1; accuracy as recall)", "precision": "", "recall": metrics.get("accuracy")}
-    overall |= {"f1": metrics.get("macro_f1"), "support": metrics.get("samples")}
-    return {"model": model_name, "scenario": scenario_name, **metrics, "classes": [*classes, overall]}
-
-
-def delta_rows(comparison_id: int) -> list[Row]:
-    """A row a metric of a comparison."""
-    with open_stores() as stores:
-        return [
-            {
-                "class": row.class_name or "all",
-                "metric": row.metric,
-                "before": row.before,
-                "after": row.after,
-                "delta": row.after - row.before,
-                "low": row.low,
-                "high": row.high,
-            }
-            for row in runs.deltas_of(stores.db, comparison_id=comparison_id)
-        ]

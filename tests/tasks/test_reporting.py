@@ -11,6 +11,7 @@ from PIL import Image
 from sqlmodel import select
 
 from flows.training import retrain_and_evaluate
+from models.labeling import Label
 from models.learning import Evaluation
 from models.plans import CampaignPlan, IngestPlan, SelectionPolicy
 from models.retraining import RetrainPlan, UpliftPlan
@@ -50,6 +51,14 @@ def run_arm(name: str, strategy: str) -> None:
 def retrain(model: str, **more: object) -> None:
     given = {"model": model, "corpora": ["train"], "resamples": 200, "compare_with": "none"} | more
     retrain_and_evaluate.fn(RetrainPlan.model_validate(given))
+
+
+def swap_train_labels() -> None:
+    """Squares are called bars and bars squares, so that a model gets everything wrong."""
+    with open_stores() as stores:
+        for label in stores.db.exec(select(Label).where(Label.source == "import:train")).all():
+            label.class_name = "bar" if label.class_name == "square" else "square"
+            stores.db.add(label)
 
 
 def written(house: Path, reference: str) -> tuple[str, dict[str, object]]:
@@ -110,9 +119,10 @@ def test_a_model_without_probabilities_has_no_calibration(world: Path, house: Pa
 
 
 def test_images_that_are_gone_leave_a_gap_and_no_error(world: Path, house: Path) -> None:
-    run_arm("c", "probe")
+    swap_train_labels()
     retrain("before")
-    retrain("after", campaigns=["c"], compare_with="before")
+    swap_train_labels()
+    retrain("after", compare_with="before")
     for file in (world / "images").rglob("*.png"):
         file.unlink()
     reporting.write_model_report("after")

@@ -49,7 +49,8 @@ def _change_models() -> None:
     _number("modelversion")
     with op.batch_alter_table("modelversion", schema=None) as batch_op:
         batch_op.create_unique_constraint(batch_op.f("uq_modelversion_name_version"), ["name", "version"])
-    _add("inferenceset", predictions_sha256=_text(64), source=(sa.String(length=40), "computed"))
+    _add("inferenceset", predictions_sha256=_text(64), source=(sa.String(length=40), "computed"),
+         unreadable=_json("{}"))  # fmt: skip
 
 
 def _change_scenarios() -> None:
@@ -70,7 +71,7 @@ def _change_comparisons() -> None:
 
 def _change_gates() -> None:
     """A gate named its two comparisons; now it names both models, and its key is a hash of all that it looked at."""
-    _add("gate", key=_text(64), policy=_json("{}"), findings=_json("[]"), settled=(sa.Boolean(), sa.true()))
+    _add("gate", key=_text(64), policy=_json("{}"), findings=_json("[]"), settled=(sa.Boolean(), "1"))
     op.execute("UPDATE gate SET key = 'before-0005-' || id")
     with op.batch_alter_table("gate", schema=None) as batch_op:
         for name in ("before_id", "after_id", "samples_needed"):
@@ -171,7 +172,7 @@ def downgrade() -> None:
             ["issue_id", "slice_comparison_id", "overall_comparison_id"],
         )
         batch_op.alter_column("issue_id", existing_type=sa.Integer(), nullable=False)
-        for name in ("key", "policy", "findings", "before_id", "after_id", "samples_needed"):
+        for name in ("key", "policy", "findings", "before_id", "after_id", "samples_needed", "settled"):
             batch_op.drop_column(name)
     _drop("metricdelta", "p", "q", "detectable")
     _drop("comparison", "samples", "groups", "resamples", "seed", "changes_key", "summary")
@@ -180,7 +181,7 @@ def downgrade() -> None:
         batch_op.drop_constraint("fk_scenario_parent_id", type_="foreignkey")
         batch_op.create_unique_constraint("uq_scenario_name", ["name"])
     _drop("scenario", "version", "kind", "corpora", "where", "parent_id")
-    _drop("inferenceset", "predictions_sha256", "source")
+    _drop("inferenceset", "predictions_sha256", "source", "unreadable")
     with op.batch_alter_table("modelversion", schema=None) as batch_op:
         batch_op.drop_constraint("uq_modelversion_name_version", type_="unique")
     _drop("modelversion", "version")
