@@ -33,7 +33,7 @@ def _fit(stores: Stores, job: Job) -> Trained:
         drawn = classifier.resample(train.targets, seed=job.plan.seed)
         train = perceptron.Rows(train.features[drawn], train.targets[drawn])
 
-    head, history = _fitted(train, development, options, classes, job.plan.seed)
+    head, history = fit_rows(train, development, options, classes, job.plan.seed)
 
     return Trained(
         weights_key=job.weights_key,
@@ -46,9 +46,10 @@ def _fit(stores: Stores, job: Job) -> Trained:
     )
 
 
-def _fitted(
+def fit_rows(
     train: perceptron.Rows, development: perceptron.Rows, options: HeadOptions, classes: int, seed: int
 ) -> tuple[classifier.Head | perceptron.Perceptron, list[dict[str, float]]]:
+    """A head as the options say, and a row an epoch of an MLP."""
     balanced = options.balance == "class-weights"
     if options.kind == "mlp":
         wanted = perceptron.Options(classes, options.hidden, options.regularisation, balanced, seed)
