@@ -131,7 +131,7 @@ def test_images_that_are_gone_leave_a_gap_and_no_error(world: Path, house: Path)
     assert changed == 48  # all that there is
     assert html.count('class="gone muted"') == reporting.MOST_IMAGES == 24
     assert "(24 shown)" in html
-    assert '<img ' not in html
+    assert "<img " not in html
 
 
 @pytest.mark.parametrize("name", [HOSTILE])
