@@ -27,6 +27,9 @@ class DatasetVersion(SQLModel, table=True):
         default_factory=dict, sa_type=JSON, description="labelled samples left out, by reason"
     )
     class_names: list[str] = Field(default_factory=list, sa_type=JSON)
+    corpora: list[str] = Field(
+        default_factory=list, sa_type=JSON, description="train corpora that it draws on; empty: made before 0.4"
+    )
     adds_batches: list[int] = Field(default_factory=list, sa_type=JSON, description="label batches beyond the parent")
     created_at: datetime = created_at()
 
@@ -85,6 +88,9 @@ class Scenario(SQLModel, table=True):
     issue_id: int | None = Field(default=None, foreign_key="issue.id")
     corpora: list[str] = Field(default_factory=list, sa_type=JSON, description="evaluation corpora that it draws on")
     where: str = Field(default="", description="SQL over manifest columns that its samples meet")
+    group_by: str = Field(
+        default="", max_length=200, description="what belongs together: near-duplicates, or a column; empty: nothing"
+    )
     listing_key: str = Field(description="Parquet: sample_id, class_name, group, shard_id, uri, and metadata columns")
     listing_sha256: str = Field(max_length=64)
     samples: int

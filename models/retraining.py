@@ -24,6 +24,9 @@ class SplitPolicy(Plan):
     near_duplicate_cosine: float = Field(
         0.9995, gt=0.0, le=1.0, description="Two images at least this similar are near-duplicates"
     )
+    may_shrink: bool = Field(
+        False, description="Let evaluation samples go that an earlier dataset version had; otherwise that is refused"
+    )
 
     @model_validator(mode="after")
     def _leaves_something(self) -> Self:

@@ -113,6 +113,16 @@ def read_shards(db: Session, *, corpus_id: int) -> Sequence[EmbeddedShard]:
     return list({row.shard_id: row for row in rows}.values())
 
 
+def read_keys(db: Session, *, shard_ids: Sequence[int]) -> dict[int, str]:
+    """What was read of these shards' images, by shard; those that were not read are absent."""
+    found: dict[int, str] = {}
+    for start in range(0, len(shard_ids), 500):  # SQLite binds a bounded number of parameters
+        some = shard_ids[start : start + 500]
+        query = select(EmbeddedShard.shard_id, EmbeddedShard.read_key).where(col(EmbeddedShard.shard_id).in_(some))
+        found |= dict(db.exec(query.order_by(col(EmbeddedShard.id))).all())
+    return found
+
+
 def ensure_samples(db: Session, *, samples: Iterable[Sample]) -> int:
     """Add the samples that are not there yet; return how many were new."""
     wanted = {sample.id: sample for sample in samples}

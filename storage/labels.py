@@ -327,6 +327,13 @@ def resolved_of_batches(db: Session, *, batches: Sequence[LabelBatch]) -> Sequen
     return db.exec(query.where(LabelRequest.state != RequestState.PENDING).order_by(col(LabelRequest.id))).all()
 
 
+def asked_samples(db: Session) -> list[Sample]:
+    """Every sample that a campaign ever asked about, whatever came back, in the order of the first request."""
+    query = select(Sample).join(LabelRequest, col(LabelRequest.sample_id) == Sample.id)
+    query = query.where(col(LabelRequest.candidate_id).is_not(None)).order_by(col(LabelRequest.id))
+    return list({sample.id: sample for sample in db.exec(query).all()}.values())
+
+
 def _is_usable(batch: LabelBatch) -> bool:
     judged = batch.released or not batch.policy.get("golden_corpus")
     return batch.state is BatchState.COMPLETE or (batch.state is BatchState.OPEN and judged)

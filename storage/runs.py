@@ -30,6 +30,26 @@ def find_dataset(db: Session, *, content_hash: str) -> DatasetVersion | None:
     return db.exec(select(DatasetVersion).where(DatasetVersion.content_hash == content_hash)).first()
 
 
+def newest_dataset(db: Session, *, corpora: Sequence[str], batches: Collection[int]) -> DatasetVersion | None:
+    """The newest dataset version of the same train corpora that adds none but these batches."""
+    query = select(DatasetVersion).order_by(col(DatasetVersion.id).desc())
+    known = (one for one in db.exec(query) if one.corpora == list(corpora) and set(one.adds_batches) <= set(batches))
+    return next(known, None)
+
+
+def list_datasets(db: Session) -> Sequence[DatasetVersion]:
+    """Every dataset version, oldest first."""
+    return db.exec(select(DatasetVersion).order_by(col(DatasetVersion.id))).all()
+
+
+def get_dataset(db: Session, *, dataset_id: int) -> DatasetVersion:
+    """The dataset version of that id. Raises NotFound."""
+    found = db.get(DatasetVersion, dataset_id)
+    if found is None:
+        raise NotFound(f"there is no dataset version {dataset_id}; see: dipnet dataset list")
+    return found
+
+
 def find_training(db: Session, *, key: str) -> tuple[TrainingRun, ModelVersion] | None:
     """The finished fit with that key of inputs, and its model."""
     return db.exec(select(TrainingRun, ModelVersion).join(ModelVersion).where(TrainingRun.key == key)).first()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.corpus import Corpus, Sample
 from models.errors import BadInput
@@ -14,98 +17,283 @@ from models.learning import DatasetVersion
 from models.retraining import RetrainPlan
 from models.states import RequestState, Split
 from storage import campaigns, corpora, labels, runs, tables
+from storage.objects import verified
 from storage.stores import Stores, open_stores
+from tasks import grouping
+from tasks.grouping import RANKS, Rule
 from tasks.steps import step
+
+EVERY = "*"
+IN_EVALUATION, RELATED = "in evaluation data", "related to evaluation data"
+RELATED_TO_HOLDOUT = "related to holdout data"
+SEVERAL, NAMELESS = "several classes", "no class"
+
+Labelled = Sequence[tuple[Label | LabelRequest, Sample]]
+
+
+class Row(NamedTuple):
+    """A sample with the class that counts."""
+
+    sample: Sample
+    class_name: str
+    split: Split = Split.TRAIN
+
+
+class Decided(NamedTuple):
+    """What goes where, and why the rest does not."""
+
+    rows: dict[str, Row]  # by sample id
+    excluded: dict[str, str]  # reason by the id of a sample whose label is left out; evaluation data may hold it
+
+
+class _Given(NamedTuple):
+    """What a version is made of. The labels of each are oldest first."""
+
+    train: Labelled  # of train corpora and of campaigns
+    answered: frozenset[str]  # samples that the campaigns asked about
+    evaluation: dict[Split, Labelled]
+    corpora: list[Corpus]
 
 
 @step()
 def freeze_dataset(plan: RetrainPlan) -> int:
-    """The dataset version of a plan's corpora and its campaigns' answers; same content, same version."""
-    with open_stores() as stores:
-        named = plan.corpora or [corpus.name for corpus in corpora.list_corpora(stores.db, split=Split.TRAIN)]
-        base = [_train_corpus(stores, name) for name in sorted(set(named))]
-        campaign_names = list(plan.campaigns)
-        if "*" in campaign_names:
-            campaign_names = [campaign.name for campaign in campaigns.list_campaigns(stores.db)]
-        for name in campaign_names:
-            campaigns.get_campaign(stores.db, name=name)
-        batches = labels.batches_of(stores.db, campaigns=list(campaign_names)) if campaign_names else []
-        evaluation = _evaluation_ids(stores)
+    """The dataset version of a plan's train corpora, all evaluation corpora, and its campaigns' answers.
 
-        listed = labels.labels_of_corpora(stores.db, corpora=base)
-        parent = _save(stores, listing_of(listed, without=evaluation), parent=None, batches=[])
+    The same content is the same version. A version with campaigns has the one without as its parent. Related images are
+    never in two splits: what is related to evaluation data is left out of training, and counted by reason. Raises BadInput
+    when an earlier version of the same corpora and batches had evaluation samples that this one would lack.
+    """
+    with open_stores() as stores:
+        base = _train_corpora(stores, plan.corpora)
+        batches = _batches(stores, plan.campaigns)
+        parent = _freeze(stores, plan, base, batches=[], parent=None)
         if not batches:
             return parent.id or 0
-        answers = labels.resolved_of_batches(stores.db, batches=batches)
-        listing = listing_of([*listed, *answers], without=evaluation)
-        return _save(stores, listing, parent=parent, batches=batches).id or 0
+        return _freeze(stores, plan, base, batches=batches, parent=parent).id or 0
 
 
-def listing_of(
-    labelled: Sequence[tuple[Label | LabelRequest, Sample]], *, without: frozenset[str] | set[str]
-) -> pa.Table:
-    """A row a sample with its label: the last counts, and one that is skipped or empty, or names several classes, is none.
+def read_listing(stores: Stores, dataset: DatasetVersion) -> pa.Table:
+    """A version's rows. Raises CorruptData when they are not what was written, where their checksum is known.
 
-    Rows are in the order of the sample ids, so that the same labels make the same table.
+    Those from before 0.4 were for training only, and each sample is a group of its own.
     """
-    resolved: dict[str, tuple[Label | LabelRequest, Sample]] = {}
+    if dataset.listing_sha256:
+        data = verified(stores.objects, dataset.listing_key, dataset.listing_sha256)
+    else:
+        data = stores.objects.read(dataset.listing_key)
+    listing = tables.from_bytes(data)
+    if "split" not in listing.column_names:
+        listing = listing.append_column("split", pa.array([Split.TRAIN.value] * listing.num_rows, pa.string()))
+    if "group" not in listing.column_names:
+        listing = listing.append_column("group", listing.column("sample_id"))
+    return listing
+
+
+def of_split(listing: pa.Table, split: Split) -> pa.Table:
+    """A listing's rows of one split."""
+    return listing.filter(pc.equal(listing.column("split"), split.value))
+
+
+def usable(labelled: Iterable[tuple[Label | LabelRequest, Sample]]) -> Decided:
+    """The label of each sample that counts: the last that names one class. Samples without one are left out, with the reason."""
+    rows: dict[str, Row] = {}
+    reasons: dict[str, str] = {}
     for label, sample in labelled:  # oldest first
-        if label.state is RequestState.LABELLED and label.class_name and sample.id not in without:
-            resolved[sample.id] = (label, sample)
-    rows = [resolved[sample_id] for sample_id in sorted(resolved)]
-    return pa.table(
-        {
-            "sample_id": pa.array([sample.id for _, sample in rows], pa.string()),
-            "class_name": pa.array([label.class_name for label, _ in rows], pa.string()),
-            "shard_id": pa.array([sample.shard_id for _, sample in rows], pa.int64()),
-            "uri": pa.array([sample.uri for _, sample in rows], pa.string()),
-        }
-    )
+        if label.state is RequestState.LABELLED and label.class_name:
+            rows[sample.id] = Row(sample, label.class_name)
+        elif label.state is RequestState.LABELLED:
+            reasons[sample.id] = SEVERAL if label.class_names else NAMELESS
+        else:
+            reasons[sample.id] = label.state.value
+    return Decided(rows, {sample_id: reason for sample_id, reason in reasons.items() if sample_id not in rows})
 
 
-def _train_corpus(stores: Stores, name: str) -> Corpus:
-    corpus = corpora.get_corpus(stores.db, name=name)
-    if corpus.split is not Split.TRAIN:
+def listing_of(labelled: Labelled, *, without: frozenset[str] | set[str] = frozenset()) -> pa.Table:
+    """A row a sample with the label that counts, in the order of the sample ids: the same labels make the same table."""
+    found = usable(labelled).rows
+    return _table([found[sample_id] for sample_id in sorted(found) if sample_id not in without])
+
+
+def decide(
+    train: Decided, evaluation: Mapping[str, Row], held: Mapping[str, Split], groups: Mapping[str, str]
+) -> Decided:
+    """The split of every sample, so that no group is in two.
+
+    A group's split is the highest of what its evaluation samples have and of what is held back of its answers (`held`).
+    Held-back answers go along with it; train samples do not, since nobody decided that they are for evaluation, and
+    neither do development samples that are related to holdout data. These are left out.
+    """
+    rows, reasons = dict(evaluation), dict(train.excluded)
+    for sample_id, row in train.rows.items():
+        if sample_id in evaluation:
+            reasons[sample_id] = IN_EVALUATION
+        else:
+            rows[sample_id] = row._replace(split=held.get(sample_id, Split.TRAIN))
+    highest: dict[str, Split] = {}
+    for sample_id, row in rows.items():
+        group = groups[sample_id]
+        highest[group] = max(highest.get(group, Split.TRAIN), row.split, key=RANKS.index)
+    for sample_id, row in list(rows.items()):
+        split = highest[groups[sample_id]]
+        if row.split is split:
+            continue
+        if sample_id in held and sample_id not in evaluation and row.split is not Split.TRAIN:
+            rows[sample_id] = row._replace(split=split)
+        else:
+            reasons[sample_id] = RELATED if row.split is Split.TRAIN else RELATED_TO_HOLDOUT
+            del rows[sample_id]
+    return Decided(rows, reasons)
+
+
+def _train_corpora(stores: Stores, names: Sequence[str]) -> list[Corpus]:
+    """These corpora, or all for training. Raises BadInput for one that is not, and where there is none."""
+    found = [corpora.get_corpus(stores.db, name=name) for name in sorted(set(names))]
+    for corpus in found:
+        if corpus.split is not Split.TRAIN:
+            raise BadInput(
+                f"corpus '{corpus.name}' is not for training (split: {corpus.split or 'none'}); "
+                "name one that was added with --split train"
+            )
+    found = found or list(corpora.list_corpora(stores.db, split=Split.TRAIN))
+    if not found:
         raise BadInput(
-            f"corpus '{name}' is not for training (split: {corpus.split or 'none'}); "
-            "name one that was added with --split train"
+            "there is no corpus to train on; add one with: dipnet corpus add NAME PREFIX --split train --labels COLUMN"
         )
-    return corpus
+    return found
 
 
-def _evaluation_ids(stores: Stores) -> set[str]:
-    """Samples that must never be trained on, even where a train corpus holds the same bytes."""
-    held = [c for split in (Split.DEVELOPMENT, Split.HOLDOUT) for c in corpora.list_corpora(stores.db, split=split)]
-    return {sample.id for _, sample in labels.labels_of_corpora(stores.db, corpora=held)}
+def _batches(stores: Stores, names: Sequence[str]) -> Sequence[LabelBatch]:
+    """Every batch of these campaigns; *: of all there are."""
+    if EVERY in names:
+        return labels.batches_of(stores.db)
+    for name in names:
+        campaigns.get_campaign(stores.db, name=name)
+    return labels.batches_of(stores.db, campaigns=list(names)) if names else []
 
 
-def _save(
-    stores: Stores, listing: pa.Table, *, parent: DatasetVersion | None, batches: Sequence[LabelBatch]
+def _freeze(
+    stores: Stores,
+    plan: RetrainPlan,
+    base: list[Corpus],
+    *,
+    batches: Sequence[LabelBatch],
+    parent: DatasetVersion | None,
 ) -> DatasetVersion:
-    """The version with this content, made when it is new. Raises BadInput when it cannot train anything."""
-    names, ids = listing.column("class_name").to_pylist(), listing.column("sample_id").to_pylist()
-    class_names = sorted(set(names))
-    if len(class_names) < 2:
-        raise BadInput(
-            f"{len(ids)} labels of {len(class_names)} classes are not enough to train on; embed a labelled corpus first "
-            "with: dipnet embed CORPUS"
-        )
-    lines = "\n".join(f"{sample_id}\t{name}\ttrain" for sample_id, name in zip(ids, names, strict=True))
-    content = hashlib.sha256(lines.encode()).hexdigest()
-    found = runs.find_dataset(stores.db, content_hash=content)
+    given = _given(stores, base, batches)
+    decided, groups = _decided(stores, plan, given)
+    version = _version(decided, base, batches)
+    if not plan.splits.may_shrink:
+        _require_whole_evaluation(stores, version, decided)
+    found = runs.find_dataset(stores.db, content_hash=version.content_hash)
     if found is None:
-        key = f"datasets/{content}.parquet"
-        found = DatasetVersion(
-            content_hash=content,
-            parent_id=parent.id if parent else None,
-            listing_key=key,
-            listing_sha256=stores.objects.write(key, tables.to_bytes(listing)),
-            learnt_hash=content,
-            samples=len(ids),
-            splits={Split.TRAIN.value: len(ids)},
-            class_names=class_names,
-            adds_batches=[batch.id or 0 for batch in batches],
-        )
+        found = version
+        found.parent_id = parent.id if parent else None
+        rows = [decided.rows[sample_id] for sample_id in sorted(decided.rows)]
+        found.listing_sha256 = stores.objects.write(found.listing_key, tables.to_bytes(_table(rows, groups)))
         stores.db.add(found)
         stores.db.flush()
     return found
+
+
+def _given(stores: Stores, base: list[Corpus], batches: Sequence[LabelBatch]) -> _Given:
+    held = {split: corpora.list_corpora(stores.db, split=split) for split in (Split.DEVELOPMENT, Split.HOLDOUT)}
+    answers = labels.resolved_of_batches(stores.db, batches=batches) if batches else []
+    return _Given(
+        train=[*labels.labels_of_corpora(stores.db, corpora=base), *answers],
+        answered=frozenset(sample.id for _, sample in answers),
+        evaluation={split: labels.labels_of_corpora(stores.db, corpora=some) for split, some in held.items()},
+        corpora=[*base, *(corpus for some in held.values() for corpus in some)],
+    )
+
+
+def _decided(stores: Stores, plan: RetrainPlan, given: _Given) -> tuple[Decided, dict[str, str]]:
+    """What goes where, and the group of every sample that was looked at."""
+    train, evaluation = usable(given.train), dict[str, Row]()
+    for split in (Split.DEVELOPMENT, Split.HOLDOUT):  # what is in both is holdout
+        found = usable(given.evaluation[split]).rows
+        evaluation |= {sample_id: row._replace(split=split) for sample_id, row in found.items()}
+
+    encoder = None
+    if plan.splits.group_by == grouping.NEAR_DUPLICATES:
+        encoder = corpora.get_encoder(stores.db, name=plan.encoder or stores.settings.encoder)
+    rule = Rule(plan.splits, encoder, given.corpora)
+    looked_at = {sample_id: row.sample for sample_id, row in (train.rows | evaluation).items()}
+    groups = grouping.names_of(stores, [looked_at[sample_id] for sample_id in sorted(looked_at)], rule)
+    held = grouping.held_back(stores, rule) if given.answered else {}
+    held = {sample_id: split for sample_id, split in held.items() if sample_id in given.answered}
+    return decide(train, evaluation, held, groups), groups
+
+
+def _version(decided: Decided, base: Sequence[Corpus], batches: Sequence[LabelBatch]) -> DatasetVersion:
+    """The version with this content, without its listing. Raises BadInput when it cannot train anything."""
+    rows = [decided.rows[sample_id] for sample_id in sorted(decided.rows)]
+    learnt = [row for row in rows if row.split is not Split.HOLDOUT]
+    class_names = sorted({row.class_name for row in rows if row.split is Split.TRAIN})
+    content = _hash(rows)
+    splits = Counter(row.split.value for row in rows)
+    excluded = Counter(decided.excluded.values())
+    if len(class_names) < 2:
+        without = "; ".join(f"{count} {reason}" for reason, count in sorted(excluded.items()))
+        raise BadInput(
+            f"{splits['train']} labels of {len(class_names)} classes are not enough to train on"
+            f"{f' (left out: {without})' if without else ''}; embed a labelled corpus first with: dipnet embed CORPUS"
+        )
+    return DatasetVersion(
+        content_hash=content,
+        listing_key=f"datasets/{content}.parquet",
+        learnt_hash=_hash(learnt),
+        samples=len(rows),
+        splits={split.value: splits[split.value] for split in RANKS if splits[split.value]},
+        excluded=dict(sorted(excluded.items())),
+        class_names=class_names,
+        corpora=[corpus.name for corpus in base],
+        adds_batches=[batch.id or 0 for batch in batches],
+    )
+
+
+def _require_whole_evaluation(stores: Stores, version: DatasetVersion, decided: Decided) -> None:
+    """Raises BadInput when evaluation samples are gone that the newest comparable version had.
+
+    Comparable is what drew on the same train corpora and on no other batches. Development samples may have become holdout,
+    or be left out for being related to it.
+    """
+    before = runs.newest_dataset(stores.db, corpora=version.corpora, batches=version.adds_batches)
+    if before is None or before.content_hash == version.content_hash:
+        return
+    listing, rows = read_listing(stores, before), decided.rows
+    gone: dict[Split, int] = {}
+    for split in (Split.HOLDOUT, Split.DEVELOPMENT):
+        allowed = RANKS[RANKS.index(split) :]
+        lost = [
+            sample_id
+            for sample_id in of_split(listing, split).column("sample_id").to_pylist()
+            if not (sample_id in rows and rows[sample_id].split in allowed)
+            and not (split is Split.DEVELOPMENT and decided.excluded.get(sample_id) == RELATED_TO_HOLDOUT)
+        ]
+        if lost:
+            gone[split] = len(lost)
+    if gone:
+        told = " and ".join(f"{count} {split.value} samples" for split, count in gone.items())
+        raise BadInput(
+            f"{told} of dataset version {before.id} would be gone from evaluation, so that results could not be compared; "
+            "keep its splits and bring the labels back (dipnet labels list), or, where it is meant, set splits.may_shrink"
+        )
+
+
+def _hash(rows: Sequence[Row]) -> str:
+    lines = "\n".join(f"{row.sample.id}\t{row.class_name}\t{row.split.value}" for row in rows)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _table(rows: Sequence[Row], groups: Mapping[str, str] | None = None) -> pa.Table:
+    """The rows as a listing, with split and group where groups are known."""
+    columns = {
+        "sample_id": pa.array([row.sample.id for row in rows], pa.string()),
+        "class_name": pa.array([row.class_name for row in rows], pa.string()),
+    }
+    if groups is not None:
+        columns["split"] = pa.array([row.split.value for row in rows], pa.string())
+        columns["group"] = pa.array([groups[row.sample.id] for row in rows], pa.string())
+    columns["shard_id"] = pa.array([row.sample.shard_id for row in rows], pa.int64())
+    columns["uri"] = pa.array([row.sample.uri for row in rows], pa.string())
+    return pa.table(columns)

@@ -53,6 +53,12 @@ def _of_shards(
     return vectors.gather(open_shards(stores, rows, encoder), sample_ids, dim=encoder.dim)
 
 
+def of_stored(stores: Stores, samples: Sequence[Sample], encoder: EncoderSpec) -> tuple[NDArray[np.float32], list[str]]:
+    """Vectors (n, dim) of distinct samples, zeros for those that no shard holds, and the ids of these."""
+    shard_ids = [sample.shard_id for sample in samples if sample.shard_id is not None]
+    return _of_shards(stores, [sample.id for sample in samples], shard_ids, encoder)
+
+
 def network_of(stores: Stores, encoder: EncoderSpec) -> Encoder:
     """The encoder itself. Raises Incompatible when what loads today is not what made the vectors."""
     network = load_encoder(encoder.name, stores.settings.device)

@@ -18,7 +18,7 @@ from tasks.compute.intervals import Floats, Grouping, Interval
 from tasks.compute.patterns import AFTER, BEFORE, METRICS, Places, Triples
 from tasks.compute.ranking import Ranked
 
-PRIOR = 0.5  # Jeffreys
+PRIOR = 1 / 3  # neutral: the posterior median is about the observed share
 
 
 class Delta(NamedTuple):

@@ -19,7 +19,7 @@ def plan(model: str = "net", *, seed: int = 0, **options: Any) -> RetrainPlan:
 
 
 def fit(wanted: RetrainPlan) -> Fitted:
-    return learning.fit(datasets.freeze_dataset(wanted.corpora, wanted.campaigns), wanted)
+    return learning.fit(datasets.freeze_dataset(wanted), wanted)
 
 
 def training_of(name: str) -> tuple[ModelVersion, TrainingRun]:

@@ -250,7 +250,7 @@ def test_evaluation_data_is_never_trained_on_even_when_a_train_corpus_holds_it(w
     embed("train")
     dataset_id = datasets.freeze_dataset(RetrainPlan(corpora=["train"]))
     with open_stores() as stores:
-        assert stores.db.get_one(learning.DatasetVersion, dataset_id).samples == 40
+        assert stores.db.get_one(learning.DatasetVersion, dataset_id).splits["train"] == 40
 
 
 def test_the_same_bytes_in_a_train_and_a_holdout_corpus_stay_in_the_holdout_alone(
@@ -276,7 +276,7 @@ def test_the_same_bytes_in_a_train_and_a_holdout_corpus_stay_in_the_holdout_alon
             7,
             18,
         ]
-        assert stores.db.get_one(learning.DatasetVersion, dataset_id).samples == 11
+        assert stores.db.get_one(learning.DatasetVersion, dataset_id).splits["train"] == 11
 
 
 def test_failures_are_never_discovered_on_holdout_data(world: Path) -> None:

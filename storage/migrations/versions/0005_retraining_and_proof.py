@@ -31,6 +31,7 @@ def upgrade() -> None:
 
 def _change_datasets() -> None:
     _add("datasetversion", listing_sha256=_text(64), learnt_hash=_text(64), splits=_json("{}"), excluded=_json("{}"))
+    _add("datasetversion", corpora=_json("[]"))
     version = sa.table("datasetversion", sa.column("id"), sa.column("samples"), sa.column("splits", sa.JSON))
     for number, samples in op.get_bind().execute(sa.select(version.c.id, version.c.samples)).all():
         op.execute(version.update().where(version.c.id == number).values(splits={"train": samples}))
@@ -55,6 +56,7 @@ def _change_models() -> None:
 
 def _change_scenarios() -> None:
     _add("scenario", version=(sa.Integer(), "1"), kind=(KIND, "slice"), corpora=_json("[]"), where=_text())
+    _add("scenario", group_by=_text(200))
     op.execute("UPDATE scenario SET kind = 'issue' WHERE issue_id IS NOT NULL")
     with op.batch_alter_table("scenario", schema=None) as batch_op:
         batch_op.add_column(sa.Column("parent_id", sa.Integer(), nullable=True))
@@ -180,7 +182,7 @@ def downgrade() -> None:
         batch_op.drop_constraint("uq_scenario_name_version", type_="unique")
         batch_op.drop_constraint("fk_scenario_parent_id", type_="foreignkey")
         batch_op.create_unique_constraint("uq_scenario_name", ["name"])
-    _drop("scenario", "version", "kind", "corpora", "where", "parent_id")
+    _drop("scenario", "version", "kind", "corpora", "where", "parent_id", "group_by")
     _drop("inferenceset", "predictions_sha256", "source", "unreadable")
     with op.batch_alter_table("modelversion", schema=None) as batch_op:
         batch_op.drop_constraint("uq_modelversion_name_version", type_="unique")
@@ -189,7 +191,7 @@ def downgrade() -> None:
     with op.batch_alter_table("trainingrun", schema=None) as batch_op:
         batch_op.alter_column("dataset_id", existing_type=sa.Integer(), nullable=False)
         batch_op.alter_column("encoder_id", existing_type=sa.Integer(), nullable=False)
-    _drop("datasetversion", "listing_sha256", "learnt_hash", "splits", "excluded")
+    _drop("datasetversion", "listing_sha256", "learnt_hash", "splits", "excluded", "corpora")
 
 
 def _drop(table: str, *columns: str) -> None:

@@ -1,0 +1,148 @@
+"""Which labelled images belong together, and which groups of campaigns' images are held back from training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from models.corpus import Corpus, EncoderSpec, Sample, Shard
+from models.errors import BadInput
+from models.retraining import SplitPolicy
+from models.states import Split
+from storage import corpora, labels, tables
+from storage.stores import Stores
+from tasks import features
+from tasks.compute import groups
+from tasks.ingesting import read_manifest
+
+NEAR_DUPLICATES = "near-duplicates"
+RANKS = (Split.TRAIN, Split.DEVELOPMENT, Split.HOLDOUT)  # a later one wins where groups merge
+
+
+class Rule(NamedTuple):
+    """What belongs together. Without an encoder nothing is a near-duplicate of anything."""
+
+    policy: SplitPolicy
+    encoder: EncoderSpec | None
+    corpora: Sequence[Corpus]  # whose metadata columns count, beside those of where a sample was found
+
+
+class _Related(NamedTuple):
+    edges: groups.Edges
+    values: list[list[str]]  # (n,) what each sample's column holds; nothing where no column counts
+
+
+def names_of(stores: Stores, samples: Sequence[Sample], rule: Rule) -> dict[str, str]:
+    """The group of each distinct sample: the column's value, or else a hash of the group's smallest sample id.
+
+    Samples that nothing is known of, such as those without vectors, are groups of their own.
+    """
+    related = _related(stores, samples, rule)
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for place, number in enumerate(groups.components(len(samples), related.edges).tolist()):
+        members[number].append(place)
+    found: dict[str, str] = {}
+    for places in members.values():
+        values = [value for place in places for value in related.values[place]]
+        name = min(values, default="") or _hash(min(samples[place].id for place in places))
+        found |= {samples[place].id: name for place in places}
+    return found
+
+
+def held_back(stores: Stores, rule: Rule) -> dict[str, Split]:
+    """The split of every sample that any campaign ever asked about, from the hash of its group.
+
+    All requests count, whatever came back and whichever campaigns a dataset version adds, in the order in which they were
+    made: so a group keeps its split in every version. Where groups merge, holdout goes before development before train.
+    """
+    policy = rule.policy
+    if not policy.development + policy.holdout:
+        return {}
+    samples = labels.asked_samples(stores.db)
+    related = _related(stores, samples, rule)
+    own = np.asarray(
+        [
+            max(_rank(value, policy) for value in values or [sample.id])
+            for sample, values in zip(samples, related.values, strict=True)
+        ],
+        np.int8,
+    )
+    if rule.policy.group_by == NEAR_DUPLICATES:
+        ranks = groups.handed_down(related.edges, own)
+    else:
+        ranks = _highest(groups.components(len(samples), related.edges), own)
+    return {sample.id: RANKS[rank] for sample, rank in zip(samples, ranks.tolist(), strict=True)}
+
+
+def _highest(numbers: NDArray[np.int64], own: NDArray[np.int8]) -> NDArray[np.int8]:
+    found = np.zeros(len(own), np.int8)
+    np.maximum.at(found, numbers, own)
+    return found[numbers]
+
+
+def _rank(name: str, policy: SplitPolicy) -> int:
+    """Place in RANKS by the hash of a group's name: the lowest hashes are holdout, those next to them development."""
+    share = int(hashlib.sha256(f"split {name}".encode()).hexdigest()[:13], 16) / 16**13
+    if share < policy.holdout:
+        return RANKS.index(Split.HOLDOUT)
+    return RANKS.index(Split.DEVELOPMENT if share < policy.holdout + policy.development else Split.TRAIN)
+
+
+def _hash(sample_id: str) -> str:
+    return hashlib.sha256(sample_id.encode()).hexdigest()[:16]
+
+
+def _related(stores: Stores, samples: Sequence[Sample], rule: Rule) -> _Related:
+    nothing: list[list[str]] = [[] for _ in samples]
+    if not samples or not rule.policy.group_by:
+        return _Related(np.empty((0, 2), np.int64), nothing)
+    if rule.policy.group_by != NEAR_DUPLICATES:
+        known = _values(stores, samples, rule)
+        values = [sorted(known.get(sample.id, ())) for sample in samples]
+        return _Related(groups.joined(values), values)
+    if rule.encoder is None:
+        return _Related(np.empty((0, 2), np.int64), nothing)
+    vectors, _ = features.of_stored(stores, samples, rule.encoder)
+    return _Related(groups.near_duplicates(vectors, cosine=rule.policy.near_duplicate_cosine), nothing)
+
+
+def _values(stores: Stores, samples: Sequence[Sample], rule: Rule) -> Mapping[str, set[str]]:
+    """What the column holds for each sample, wherever its bytes lie. Raises BadInput where no corpus has the column."""
+    column, wanted = rule.policy.group_by, {sample.id for sample in samples}
+    found: dict[str, set[str]] = {}
+    there, seen = False, set()
+    for shard, read_key in _shards(stores, samples, rule.corpora):
+        manifest = read_manifest(stores, shard)
+        seen |= set(manifest.column_names)
+        if column not in manifest.column_names:
+            continue
+        there = True
+        ids = tables.columns_of(stores.objects.read(read_key), ["sample_id"]).column("sample_id").to_pylist()
+        texts = pc.cast(manifest.column(column), "string").to_pylist()
+        for sample_id, text in zip(ids, texts, strict=True):
+            if text and sample_id in wanted:
+                found.setdefault(sample_id, set()).add(text)
+    if not there:
+        raise BadInput(
+            f"no labelled corpus has a column '{column}' to group by (there are: {', '.join(sorted(seen))}); name one of "
+            f"these, or {NEAR_DUPLICATES}"
+        )
+    return found
+
+
+def _shards(stores: Stores, samples: Sequence[Sample], named: Sequence[Corpus]) -> Iterable[tuple[Shard, str]]:
+    """Shards of these corpora and of where samples were found, and what was read of each."""
+    rows = {
+        row.shard_id: row.read_key
+        for corpus in named
+        for row in corpora.read_shards(stores.db, corpus_id=corpus.id or 0)
+    }
+    others = {sample.shard_id for sample in samples if sample.shard_id is not None} - set(rows)
+    rows |= corpora.read_keys(stores.db, shard_ids=sorted(others))
+    return [(stores.db.get_one(Shard, shard_id), key) for shard_id, key in sorted(rows.items())]
