@@ -49,11 +49,11 @@ for name, group in (
     ("labels", labels_app),
     ("predictions", predictions_app),
     ("model", model_app),
+    ("sample", sample_app),
+    ("dataset", dataset_app),
+    ("scenario", scenario_app),
 ):
     app.add_typer(group, name=name)
-app.add_typer(sample_app, name="sample")
-app.add_typer(dataset_app, name="dataset")
-app.add_typer(scenario_app, name="scenario")
 app.add_typer(learning_app)
 issue_app.command("check")(issue_check)
 
