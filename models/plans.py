@@ -44,6 +44,15 @@ class IngestPlan(Plan):
         return None if self.split == "none" else Split(self.split)
 
 
+class IssuePlan(Plan):
+    """Name a failure."""
+
+    issue: Name = Field(description="Name of the issue: lower-case letters, digits, . _ -")
+    class_name: str = Field(min_length=1, max_length=200, description="The class that the model gets wrong")
+    where: str = Field("", description="SQL over metadata columns that delimits the issue's slice; empty: all of it")
+    description: str = Field("", description="What goes wrong, in a sentence, for annotators")
+
+
 class EmbedPlan(Plan):
     """Turn the images of corpora into vectors."""
 

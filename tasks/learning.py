@@ -9,18 +9,15 @@ import platform
 import time
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from models.corpus import EncoderSpec
 from models.errors import BadInput
 from models.learning import DatasetVersion, ModelVersion, TrainingRun
 from models.retraining import RetrainPlan
 from models.states import Split
 from models.values import Fitted
-from storage import corpora, runs, tables
-from storage.objects import verified
+from storage import corpora, runs
 from storage.stores import Stores, alone, open_stores
+from tasks import datasets
 from tasks.steps import step
 from tasks.trainers.protocol import Job, Trained, checkpoint_key
 from tasks.trainers.registry import trainer_of
@@ -60,8 +57,8 @@ def _job(stores: Stores, plan: RetrainPlan, dataset: DatasetVersion) -> Job:
     if trainer.sees_vectors:
         encoder = corpora.get_encoder(stores.db, name=plan.encoder or stores.settings.encoder)
     key = _training_key(plan, dataset, encoder, trainer.inputs(stores, plan, dataset))
-    listing = _listing(stores, dataset)
-    train, development = (_of_split(listing, split) for split in (Split.TRAIN, Split.DEVELOPMENT))
+    listing = datasets.read_listing(stores, dataset)
+    train, development = (datasets.of_split(listing, split) for split in (Split.TRAIN, Split.DEVELOPMENT))
     if not train.num_rows:
         raise BadInput(f"dataset version {dataset.id} has no rows to train on; hold back less, or add labels")
     return Job(key, plan, dataset, encoder, train, development)
@@ -81,19 +78,6 @@ def _training_key(
         "seed": plan.seed,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _listing(stores: Stores, dataset: DatasetVersion) -> pa.Table:
-    if dataset.listing_sha256:
-        return tables.from_bytes(verified(stores.objects, dataset.listing_key, dataset.listing_sha256))
-    return tables.from_bytes(stores.objects.read(dataset.listing_key))
-
-
-def _of_split(listing: pa.Table, split: Split) -> pa.Table:
-    """A split's rows; a listing from before there were splits is all train."""
-    if "split" not in listing.column_names:
-        return listing if split is Split.TRAIN else listing.slice(0, 0)
-    return listing.filter(pc.equal(listing.column("split"), split.value))
 
 
 def _save(stores: Stores, job: Job, trained: Trained, seconds: float) -> ModelVersion:

@@ -26,14 +26,23 @@ def _inputs(_stores: Stores, plan: RetrainPlan, _dataset: DatasetVersion) -> dic
 def _fit(stores: Stores, job: Job) -> Trained:
     """Fit on the train rows; development rows stop an MLP early. A bootstrap draws its rows by the seed."""
     options, classes = job.plan.trainer.head, len(job.dataset.class_names)
-    train, development = _rows(stores, job, job.train), _rows(stores, job, job.development)
+    train = _rows(stores, job, job.train)
     if len(np.unique(train.targets)) < 2:
         raise BadInput("the train split holds labels of fewer than two classes; add some, or hold back less")
     if options.bootstrap:
         drawn = classifier.resample(train.targets, seed=job.plan.seed)
         train = perceptron.Rows(train.features[drawn], train.targets[drawn])
 
-    head, history = _fitted(train, development, options, classes, job.plan.seed)
+    head: classifier.Head | perceptron.Perceptron
+    history: list[dict[str, float]]
+    if options.kind == "mlp":
+        wanted = perceptron.Options(
+            classes, options.hidden, options.regularisation, options.balance == "class-weights", job.plan.seed
+        )
+        fitted = perceptron.fit(train, _rows(stores, job, job.development), wanted)
+        head, history = fitted.head, fitted.history
+    else:
+        head, history = _logistic(train, options, classes), []
 
     return Trained(
         weights_key=job.weights_key,
@@ -46,16 +55,9 @@ def _fit(stores: Stores, job: Job) -> Trained:
     )
 
 
-def _fitted(
-    train: perceptron.Rows, development: perceptron.Rows, options: HeadOptions, classes: int, seed: int
-) -> tuple[classifier.Head | perceptron.Perceptron, list[dict[str, float]]]:
+def _logistic(train: perceptron.Rows, options: HeadOptions, classes: int) -> classifier.Head:
     balanced = options.balance == "class-weights"
-    if options.kind == "mlp":
-        wanted = perceptron.Options(classes, options.hidden, options.regularisation, balanced, seed)
-        found = perceptron.fit(train, development, wanted)
-        return found.head, found.history
-    head = classifier.fit(*train, classes=classes, regularisation=options.regularisation, balanced=balanced)
-    return head, []
+    return classifier.fit(*train, classes=classes, regularisation=options.regularisation, balanced=balanced)
 
 
 def _rows(stores: Stores, job: Job, listing: pa.Table) -> perceptron.Rows:
