@@ -30,7 +30,12 @@ class IngestPlan(Plan):
     )
     label_column: str = Field(
         "",
-        description="Column of metadata.csv that holds the class, or 'folder' for a folder a class; empty: no labels",
+        description="Column of the metadata that holds the class, or 'folder' for a folder a class; empty: no labels",
+    )
+    metadata: str = Field(
+        "",
+        description="File about the images: CSV, Parquet or JSON lines with a column file_name, or COCO's JSON, whose "
+        "column is category; empty: metadata.csv, .parquet or .jsonl beside them",
     )
 
     @property

@@ -24,6 +24,9 @@ class Ingested(Report):
     new_images: int
     new_shards: int
     labels: int = 0
+    findings: dict[str, int] = Field(
+        default_factory=dict, description="what of the metadata cannot be used or is about no image, by reason"
+    )
 
 
 class Embedded(Report):

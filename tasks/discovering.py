@@ -26,7 +26,7 @@ from tasks.predicting import Predictions, read_predictions
 from tasks.scenarios import OVERALL
 from tasks.steps import step
 
-NOT_METADATA = frozenset({"sample_id", "class_name", "shard_id", "uri", "folder"})
+NOT_METADATA = frozenset({"sample_id", "class_name", "group", "shard_id", "uri", "folder"})
 MOST_VALUES = 50  # a column with more distinct values names images, not kinds of image
 
 
