@@ -21,9 +21,10 @@ from models.values import Uplifted
 from storage import campaigns, corpora, labels, provenance, runs, tables
 from storage.objects import verified
 from storage.stores import Stores, open_stores
-from tasks import features, scenarios
-from tasks.compute import classifier, deltas, intervals
+from tasks import features, heads, scenarios
+from tasks.compute import classifier, deltas, intervals, perceptron
 from tasks.steps import step, track
+from tasks.trainers import head
 
 LEAST = 5  # labels of an arm, below which nothing is measured
 VERSION = 1  # of what is done with the same inputs
@@ -263,20 +264,12 @@ def _read(stores: Stores, case: Case, known: list[str]) -> Arms:
 def _answers(read: Arms, arm: int, options: HeadOptions, *, seed: int, classes: int) -> NDArray[np.int64]:
     """What a head of one arm says of the scenario (m,), fitted on rows that the seed draws."""
     parts = [read.base, read.arms[arm]]
-    drawn = [_resampled(targets, seed=[seed, place]) for place, (_, targets) in enumerate(parts)]
+    drawn = [classifier.resample(targets, seed=2 * seed + place) for place, (_, targets) in enumerate(parts)]
     rows = np.concatenate([vectors[places] for (vectors, _), places in zip(parts, drawn, strict=True)])
     targets = np.concatenate([targets[places] for (_, targets), places in zip(parts, drawn, strict=True)])
-    head = classifier.fit(rows, targets, classes=classes, regularisation=options.regularisation)
-    return np.asarray(classifier.probabilities(head, read.asked).argmax(axis=1), dtype=np.int64)
-
-
-def _resampled(targets: NDArray[np.int64], *, seed: list[int]) -> NDArray[np.int64]:
-    """Rows drawn with replacement within each class of targets (n,): each class keeps its count."""
-    generator = np.random.default_rng(seed)
-    drawn = [
-        generator.choice(np.flatnonzero(targets == one), int((targets == one).sum())) for one in np.unique(targets)
-    ]
-    return np.sort(np.concatenate(drawn))
+    none = perceptron.Rows(rows[:0], targets[:0])
+    fitted, _ = head.fit_rows(perceptron.Rows(rows, targets), none, options, classes, seed)
+    return np.asarray(heads.probabilities(fitted, read.asked).argmax(axis=1), dtype=np.int64)
 
 
 def _told(found: Uplift, case: Case, *, reused: bool) -> Uplifted:

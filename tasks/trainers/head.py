@@ -27,22 +27,14 @@ def _fit(stores: Stores, job: Job) -> Trained:
     """Fit on the train rows; development rows stop an MLP early. A bootstrap draws its rows by the seed."""
     options, classes = job.plan.trainer.head, len(job.dataset.class_names)
     train = _rows(stores, job, job.train)
+    development = _rows(stores, job, job.development if options.kind == "mlp" else job.development.slice(0, 0))
     if len(np.unique(train.targets)) < 2:
         raise BadInput("the train split holds labels of fewer than two classes; add some, or hold back less")
     if options.bootstrap:
         drawn = classifier.resample(train.targets, seed=job.plan.seed)
         train = perceptron.Rows(train.features[drawn], train.targets[drawn])
 
-    head: classifier.Head | perceptron.Perceptron
-    history: list[dict[str, float]]
-    if options.kind == "mlp":
-        wanted = perceptron.Options(
-            classes, options.hidden, options.regularisation, options.balance == "class-weights", job.plan.seed
-        )
-        fitted = perceptron.fit(train, _rows(stores, job, job.development), wanted)
-        head, history = fitted.head, fitted.history
-    else:
-        head, history = _logistic(train, options, classes), []
+    head, history = fit_rows(train, development, options, classes, job.plan.seed)
 
     return Trained(
         weights_key=job.weights_key,
@@ -55,9 +47,17 @@ def _fit(stores: Stores, job: Job) -> Trained:
     )
 
 
-def _logistic(train: perceptron.Rows, options: HeadOptions, classes: int) -> classifier.Head:
+def fit_rows(
+    train: perceptron.Rows, development: perceptron.Rows, options: HeadOptions, classes: int, seed: int
+) -> tuple[classifier.Head | perceptron.Perceptron, list[dict[str, float]]]:
+    """A head as the options say, and a row an epoch of an MLP."""
     balanced = options.balance == "class-weights"
-    return classifier.fit(*train, classes=classes, regularisation=options.regularisation, balanced=balanced)
+    if options.kind == "mlp":
+        wanted = perceptron.Options(classes, options.hidden, options.regularisation, balanced, seed)
+        found = perceptron.fit(train, development, wanted)
+        return found.head, found.history
+    head = classifier.fit(*train, classes=classes, regularisation=options.regularisation, balanced=balanced)
+    return head, []
 
 
 def _rows(stores: Stores, job: Job, listing: pa.Table) -> perceptron.Rows:

@@ -83,6 +83,10 @@ def test_the_whole_loop_by_hand(
     assert found("labels", "sync")[0]["states"] == {"skipped": 1}
     assert found("campaign", "list")[0]["state"] == "labelled"
     assert found("campaign", "show", "c")[0]["scored_by"] == "probe-1"
+    assert found("campaign", "show", "c", "--bought")["states"] == {"skipped": 1}
+    assert "too few" in found("issue", "check", "light-bar")["says"] or found("issue", "check", "light-bar")["judged"]
+    shown = sample_ids(tmp_path)[0]
+    assert found("sample", "show", shown[:12])["candidate_in"][0]["campaign"] == "c"
     gate = found("train", "next", "train", "--campaign", "c", "--compare-with", "base", "--issue", "light-bar")["gate"]
     assert gate in ("pass", "fail", "inconclusive")
     rows = found("compare", "base", "next", "--scenario", "all-holdout", "--resamples", 200)

@@ -59,6 +59,10 @@ def test_the_campaign_mends_the_slice_and_beats_the_control_arm(finished: Path) 
     assert found["arms"]["campaign"]["budget"] == found["arms"]["control"]["budget"] == 200
     assert found["arms"]["campaign"]["candidates"] == found["arms"]["control"]["candidates"] == 200
     assert found["gate"]["verdict"] == "pass"
+    (uplift,) = found["uplift"]
+    assert (uplift["budget"], uplift["class_name"], uplift["seeds"]) == (200, target, list(range(10)))
+    # Whether the interval leaves 0 out hangs on the seeds that are drawn; that the gain is more than nothing does not.
+    assert uplift["low"] < uplift["mean"] < uplift["high"] and uplift["mean"] > 0.03
 
 
 def test_exemplars_come_from_development_data_only(finished: Path) -> None:
@@ -70,7 +74,10 @@ def test_exemplars_come_from_development_data_only(finished: Path) -> None:
 
 def test_the_report_has_its_pictures(finished: Path) -> None:
     html = (finished / "report.html").read_text()
-    assert html.count("data:image/png;base64,") == 10 + 200 + 200
+    assert html.count('src="data:image/png;base64,') == 10 + 200 + 200
+    assert html.count("<svg ") == 2  # uplift by seed, F1 by class
+    after = (finished / "data" / "reports" / "with-campaign@1" / "report.html").read_text()
+    assert "Was it the campaign that did it?" in after and "Images that changed" in after
     assert "light-coat-taken-for-pullover" in html
     assert "<script" not in html
 
@@ -112,7 +119,7 @@ def test_in_a_real_label_studio_the_table_is_the_same(
     assert done.returncode == 0, done.stderr
     assert own["DIPNET_LABEL_STUDIO_TOKEN"] not in done.stdout + done.stderr
     ours, theirs = report(folder), report(finished)
-    for part in ("issue", "scenarios", "gate", "arms"):
+    for part in ("issue", "scenarios", "gate", "arms", "uplift"):
         assert ours[part] == theirs[part]
     headers = {"Authorization": f"Token {own['DIPNET_LABEL_STUDIO_TOKEN']}"}
     projects = httpx.get(f"{label_studio.url}/api/projects/?page_size=100", headers=headers).json()["results"]

@@ -67,7 +67,8 @@ def test_other_seeds_metrics_and_options_are_other_uplifts_and_the_same_ones_hav
     first = uplift.measure(plan())
     uplift.measure(plan(metric="accuracy"))
     uplift.measure(plan(seed=1))
-    assert len({one.key for one in stored()}) == 3
+    uplift.measure(plan(trainer={"head": {"kind": "mlp", "hidden": 8}}))
+    assert len({one.key for one in stored()}) == 4
     with open_stores() as stores:
         for one in stores.db.exec(select(Uplift)).all():
             stores.db.delete(one)
