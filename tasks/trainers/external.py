@@ -29,7 +29,7 @@ from models.states import Split
 from storage import corpora, labels, runs, tables
 from storage.objects import verified
 from storage.stores import Stores
-from tasks import answers
+from tasks import answers, exporting
 from tasks.answers import Samples
 from tasks.compute import checking_predictions as checking
 from tasks.trainers import running
@@ -75,7 +75,7 @@ def _fit(stores: Stores, job: Job) -> Trained:
         folder = Path(name)
         predictions = folder / "predictions.parquet"
         command = _command(options, folder / "dataset", predictions, job.plan.seed)
-        _export(stores, job, asked, folder / "dataset")
+        _export(job, asked, folder / "dataset")
         _run(stores, job, command, folder / "log.txt")
         taken, missing = _taken(job, predictions, asked)
     return Trained(
@@ -123,19 +123,9 @@ def _command(options: ExternalOptions, dataset: Path, predictions: Path, seed: i
     return [re.sub(r"\{(dataset|predictions|seed)\}", lambda m: places[m[0]], part) for part in options.command]
 
 
-def _export(stores: Stores, job: Job, asked: dict[str, str], folder: Path) -> None:
+def _export(job: Job, asked: dict[str, str], folder: Path) -> None:
     """What the program gets. What a holdout row shows is not said, so that nobody trains on it."""
-    folder.mkdir()
-    listing = tables.from_bytes(stores.objects.read(job.dataset.listing_key))
-    if "split" not in listing.column_names:
-        listing = listing.append_column("split", pa.array([Split.TRAIN.value] * listing.num_rows))
-    if "group" not in listing.column_names:
-        listing = listing.append_column("group", listing.column("sample_id"))
-    hidden = pc.equal(listing.column("split"), Split.HOLDOUT.value)
-    shown = pc.if_else(hidden, pa.scalar("", pa.string()), listing.column("class_name"))
-    listing = listing.set_column(listing.column_names.index("class_name"), "class_name", shown)
-    wanted = ["sample_id", "class_name", "split", "group", "uri"]
-    (folder / "samples.parquet").write_bytes(tables.to_bytes(listing.select(wanted)))
+    exporting.export_dataset(job.dataset.id or 0, folder, hide_labels=True)
     evaluate = pa.table({"sample_id": pa.array(asked, pa.string()), "uri": pa.array(asked.values(), pa.string())})
     (folder / "evaluate.parquet").write_bytes(tables.to_bytes(evaluate.sort_by("sample_id")))
     (folder / "classes.json").write_text(json.dumps(job.dataset.class_names))
