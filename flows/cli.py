@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from flows import console
 from flows.cli_campaign import campaign_app
 from flows.cli_champion import model_app
+from flows.cli_data import dataset_app, scenario_app
 from flows.cli_labels import labels_app
 from flows.cli_models import learning_app
 from flows.cli_predictions import predictions_app
@@ -49,6 +50,8 @@ for name, group in (
     ("predictions", predictions_app),
     ("model", model_app),
     ("sample", sample_app),
+    ("dataset", dataset_app),
+    ("scenario", scenario_app),
 ):
     app.add_typer(group, name=name)
 app.add_typer(learning_app)
@@ -80,17 +83,21 @@ def corpus_add(
     name: Annotated[str, typer.Argument(help="A new name, or that of a corpus to look through again.")],
     prefix: Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix that the images lie under.")],
     split: Annotated[str, typer.Option(help="none, train, development or holdout.")] = "none",
-    labels: Annotated[str, typer.Option(help="Column of metadata.csv with the class, or 'folder'.")] = "",
+    labels: Annotated[str, typer.Option(help="Column of the metadata with the class, or 'folder'.")] = "",
+    metadata: Annotated[
+        str, typer.Option(help="File about the images: .csv, .parquet, .jsonl, or COCO's .json (--labels category).")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """List the images under a prefix; what is there already is not added twice.
 
-    A metadata.csv under the prefix, with a column file_name, adds columns to filter on.
+    A metadata.csv, .parquet or .jsonl under the prefix, with a column file_name, adds columns to filter on; or name the
+    file. What of it cannot be used is counted: rows about no image, images of several of COCO's categories or of none.
     """
     from flows.control_plane import call
     from flows.corpus import ingest_corpus
 
-    plan = IngestPlan(corpus=name, prefix=prefix, split=split, label_column=labels)
+    plan = IngestPlan(corpus=name, prefix=prefix, split=split, label_column=labels, metadata=metadata)
     console.show(call(ingest_corpus)(plan), as_json=as_json)
 
 

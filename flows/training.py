@@ -37,7 +37,8 @@ def retrain_and_evaluate(plan: RetrainPlan) -> Retrained:
     promoted = promoting.promote_judged(model, gates, allowed=plan.gate.promote)
 
     news = preparing.is_news(began, list(evaluations.values()), comparisons, gates)
-    unchanged = "" if news or promoted.changed or not fitted.reused else f"nothing changed since {model}"
+    report = presenting.report_of(model)
+    done = fitted.reused and not news and not promoted.changed and bool(report)
     outcome = Retrained(
         fitted=fitted,
         evaluations=evaluations,
@@ -48,9 +49,10 @@ def retrain_and_evaluate(plan: RetrainPlan) -> Retrained:
         left_out=ready.left_out,
         champion=promoted.champion,
         promotion=promoted.reason,
-        unchanged=unchanged,
+        unchanged=f"nothing changed since {model}" if done else "",
+        report=report,
     )
-    return outcome if unchanged else presenting.present(outcome)
+    return outcome if done else presenting.present(outcome)
 
 
 def judge_models(before: str, after: str, plan: RetrainPlan) -> tuple[Gated, list[Compared]]:

@@ -30,13 +30,27 @@ class IngestPlan(Plan):
     )
     label_column: str = Field(
         "",
-        description="Column of metadata.csv that holds the class, or 'folder' for a folder a class; empty: no labels",
+        description="Column of the metadata that holds the class, or 'folder' for a folder a class; empty: no labels",
+    )
+    metadata: str = Field(
+        "",
+        description="File about the images: CSV, Parquet or JSON lines with a column file_name, or COCO's JSON, whose "
+        "column is category; empty: metadata.csv, .parquet or .jsonl beside them",
     )
 
     @property
     def split_or_none(self) -> Split | None:
         """The split, or None for a pool."""
         return None if self.split == "none" else Split(self.split)
+
+
+class IssuePlan(Plan):
+    """Name a failure."""
+
+    issue: Name = Field(description="Name of the issue: lower-case letters, digits, . _ -")
+    class_name: str = Field(min_length=1, max_length=200, description="The class that the model gets wrong")
+    where: str = Field("", description="SQL over metadata columns that delimits the issue's slice; empty: all of it")
+    description: str = Field("", description="What goes wrong, in a sentence, for annotators")
 
 
 class EmbedPlan(Plan):

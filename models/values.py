@@ -24,6 +24,9 @@ class Ingested(Report):
     new_images: int
     new_shards: int
     labels: int = 0
+    findings: dict[str, int] = Field(
+        default_factory=dict, description="what of the metadata cannot be used or is about no image, by reason"
+    )
 
 
 class Embedded(Report):
@@ -428,6 +431,25 @@ class Retrained(Report):
     def gate(self) -> Gated | None:
         """The first verdict, where there is one."""
         return self.gates[0] if self.gates else None
+
+
+class Exported(Report):
+    """A dataset version as a folder."""
+
+    folder: str
+    dataset_id: int
+    samples: int
+    images: int
+    reused: bool = Field(description="whether the folder held this very export already")
+
+
+class Grown(Report):
+    """What became of a scenario that was to grow."""
+
+    scenario: str = Field(description="its newest version, as NAME@VERSION")
+    samples: int
+    added: int = Field(description="samples that the version before lacks; 0: no new version was made")
+    relabelled: int = Field(description="samples of the version before whose label has been corrected since")
 
 
 class Promoted(Report):

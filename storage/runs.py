@@ -37,11 +37,6 @@ def newest_dataset(db: Session, *, corpora: Sequence[str], batches: Collection[i
     return next(known, None)
 
 
-def list_datasets(db: Session) -> Sequence[DatasetVersion]:
-    """Every dataset version, oldest first."""
-    return db.exec(select(DatasetVersion).order_by(col(DatasetVersion.id))).all()
-
-
 def get_dataset(db: Session, *, dataset_id: int) -> DatasetVersion:
     """The dataset version of that id. Raises NotFound."""
     found = db.get(DatasetVersion, dataset_id)
@@ -108,7 +103,7 @@ def get_scenario(db: Session, *, name: str) -> Scenario:
     if scenario is None:
         known = ", ".join(db.exec(select(Scenario.name).order_by(Scenario.name)).all()) or "none yet"
         raise NotFound(
-            f"there is no scenario '{name}' (known: {known}); freeze one with: dipnet evaluate MODEL --corpus CORPUS"
+            f"there is no scenario '{name}' (known: {known}); freeze one with: dipnet scenario new NAME --corpus CORPUS"
         )
     return scenario
 

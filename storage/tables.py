@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from models.errors import BadInput
 
+FILE_NAME = "file_name"
 RESERVED = frozenset({"key", "etag", "bytes", "folder", "uri", "sample_id", "shard_id", "row"})
 ELSEWHERE = frozenset({"current_setting", "getenv", "getvariable", "nextval", "currval", "query", "query_table"})
 
@@ -56,14 +57,19 @@ def read_metadata(data: bytes, *, source: str) -> pa.Table:
             table = pa.csv.read_csv(pa.BufferReader(data), convert_options=pa.csv.ConvertOptions(column_types=texts))
     except pa.ArrowInvalid as error:
         raise BadInput(f"'{source}' is not a CSV table ({error}); mend or remove it") from None
-    if "file_name" not in table.column_names:
+    require_metadata(table, source=source)
+    return table
+
+
+def require_metadata(table: pa.Table, *, source: str) -> None:
+    """Raises BadInput for a table that does not name each file once, or that uses a column of ours."""
+    if FILE_NAME not in table.column_names:
         raise BadInput(f"'{source}' has no column file_name; add one with each image's path below the prefix")
     if clash := sorted(RESERVED & set(table.column_names)):
         raise BadInput(f"'{source}' uses the reserved column {', '.join(clash)}; rename it")
-    names = table.column("file_name").to_pylist()
+    names = table.column(FILE_NAME).to_pylist()
     if len(set(names)) != len(names):
         raise BadInput(f"'{source}' names a file twice; keep one line a file")
-    return table
 
 
 def where(table: pa.Table, condition: str) -> pa.Table:

@@ -111,7 +111,21 @@ def usable(labelled: Iterable[tuple[Label | LabelRequest, Sample]]) -> Decided:
 def listing_of(labelled: Labelled, *, without: frozenset[str] | set[str] = frozenset()) -> pa.Table:
     """A row a sample with the label that counts, in the order of the sample ids: the same labels make the same table."""
     found = usable(labelled).rows
-    return _table([found[sample_id] for sample_id in sorted(found) if sample_id not in without])
+    return table_of([found[sample_id] for sample_id in sorted(found) if sample_id not in without])
+
+
+def table_of(rows: Sequence[Row], groups: Mapping[str, str] | None = None) -> pa.Table:
+    """The rows as a listing, with split and group where groups are known."""
+    columns = {
+        "sample_id": pa.array([row.sample.id for row in rows], pa.string()),
+        "class_name": pa.array([row.class_name for row in rows], pa.string()),
+    }
+    if groups is not None:
+        columns["split"] = pa.array([row.split.value for row in rows], pa.string())
+        columns["group"] = pa.array([groups[row.sample.id] for row in rows], pa.string())
+    columns["shard_id"] = pa.array([row.sample.shard_id for row in rows], pa.int64())
+    columns["uri"] = pa.array([row.sample.uri for row in rows], pa.string())
+    return pa.table(columns)
 
 
 def decide(
@@ -189,7 +203,7 @@ def _freeze(
         found = version
         found.parent_id = parent.id if parent else None
         rows = [decided.rows[sample_id] for sample_id in sorted(decided.rows)]
-        found.listing_sha256 = stores.objects.write(found.listing_key, tables.to_bytes(_table(rows, groups)))
+        found.listing_sha256 = stores.objects.write(found.listing_key, tables.to_bytes(table_of(rows, groups)))
         stores.db.add(found)
         stores.db.flush()
     return found
@@ -283,17 +297,3 @@ def _require_whole_evaluation(stores: Stores, version: DatasetVersion, decided: 
 def _hash(rows: Sequence[Row]) -> str:
     lines = "\n".join(f"{row.sample.id}\t{row.class_name}\t{row.split.value}" for row in rows)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _table(rows: Sequence[Row], groups: Mapping[str, str] | None = None) -> pa.Table:
-    """The rows as a listing, with split and group where groups are known."""
-    columns = {
-        "sample_id": pa.array([row.sample.id for row in rows], pa.string()),
-        "class_name": pa.array([row.class_name for row in rows], pa.string()),
-    }
-    if groups is not None:
-        columns["split"] = pa.array([row.split.value for row in rows], pa.string())
-        columns["group"] = pa.array([groups[row.sample.id] for row in rows], pa.string())
-    columns["shard_id"] = pa.array([row.sample.shard_id for row in rows], pa.int64())
-    columns["uri"] = pa.array([row.sample.uri for row in rows], pa.string())
-    return pa.table(columns)

@@ -14,10 +14,12 @@ from models.values import Ingested
 from storage import corpora, tables
 from storage.objects import Listed, ObjectStore, verified
 from storage.stores import Stores, open_stores
+from tasks import metadata
 from tasks.compute import images
+from tasks.metadata import Metadata
 from tasks.steps import step
 
-METADATA = "metadata.csv"
+NO_FILE, NO_ROW = "rows about no image that is there", "images without a row"
 
 
 @step()
@@ -31,13 +33,20 @@ def ingest(plan: IngestPlan) -> Ingested:
         known = {seen for shard in shards for seen in _seen(stores, shard)}
 
         fresh = [item for item in listed if (item.key, item.etag) not in known]
-        manifest = _manifest(fresh, _metadata(source), label_column=corpus.label_column)
+        about = _metadata(stores, source, plan.metadata)
+        manifest = _manifest(fresh, about.table if about else None, label_column=corpus.label_column)
 
         size = stores.settings.shard_size
         parts = [manifest.slice(start, size) for start in range(0, manifest.num_rows, size)]
         for number, part in enumerate(parts, start=len(shards)):
             _add_shard(stores, corpus, number=number, manifest=part)
-    return Ingested(corpus=plan.corpus, images=len(known) + len(fresh), new_images=len(fresh), new_shards=len(parts))
+    return Ingested(
+        corpus=plan.corpus,
+        images=len(known) + len(fresh),
+        new_images=len(fresh),
+        new_shards=len(parts),
+        findings=_findings(listed, about) if about else {},
+    )
 
 
 def read_manifest(stores: Stores, shard: Shard) -> pa.Table:
@@ -84,28 +93,43 @@ def _seen(stores: Stores, shard: Shard) -> list[tuple[str, str]]:
     return list(zip(manifest.column("key").to_pylist(), manifest.column("etag").to_pylist(), strict=True))
 
 
-def _metadata(source: ObjectStore) -> pa.Table | None:
-    if not source.exists(METADATA):
+def _metadata(stores: Stores, source: ObjectStore, file: str) -> Metadata | None:
+    """What the file that is named says, or the one beside the images. Raises BadInput where there are several of these."""
+    if file:
+        return metadata.read(stores.read_uri(file, most=metadata.MOST_BYTES), source=file)
+    there = [name for name in metadata.BESIDE if source.exists(name)]
+    if len(there) > 1:
+        raise BadInput(
+            f"'{source.prefix}' has {' and '.join(there)}; keep one of them, or name one with --metadata FILE"
+        )
+    if not there:
         return None
-    return tables.read_metadata(source.read(METADATA), source=source.uri(METADATA))
+    return metadata.read(source.read(there[0], most=metadata.MOST_BYTES), source=source.uri(there[0]))
 
 
-def _manifest(fresh: Sequence[Listed], metadata: pa.Table | None, *, label_column: str) -> pa.Table:
-    """A row an image: key, etag, bytes, the name of its folder, and the columns of metadata.csv (null where absent)."""
+def _findings(listed: Sequence[Listed], about: Metadata) -> dict[str, int]:
+    """What of the metadata cannot be used, and where it and the images do not meet."""
+    images_there, named = {item.key for item in listed}, set(about.table.column(tables.FILE_NAME).to_pylist())
+    found = about.findings | {NO_FILE: len(named - images_there), NO_ROW: len(images_there - named)}
+    return {reason: count for reason, count in found.items() if count}
+
+
+def _manifest(fresh: Sequence[Listed], about: pa.Table | None, *, label_column: str) -> pa.Table:
+    """A row an image: key, etag, bytes, the name of its folder, and the columns of the metadata (null where absent)."""
     columns: dict[str, pa.Array] = {
         "key": pa.array([item.key for item in fresh], pa.string()),
         "etag": pa.array([item.etag for item in fresh], pa.string()),
         "bytes": pa.array([item.bytes for item in fresh], pa.int64()),
         "folder": pa.array([item.key.rpartition("/")[0].rpartition("/")[2] for item in fresh], pa.string()),
     }
-    if metadata is not None:
-        places = {name: place for place, name in enumerate(metadata.column("file_name").to_pylist())}
+    if about is not None:
+        places = {name: place for place, name in enumerate(about.column("file_name").to_pylist())}
         rows = pa.array([places.get(item.key) for item in fresh], pa.int64())
-        joined = metadata.take(rows).drop_columns(["file_name"])
+        joined = about.take(rows).drop_columns(["file_name"])
         columns |= {name: joined.column(name) for name in joined.column_names}
     manifest = pa.table(columns)
     if label_column:
-        tables.column(manifest, label_column, source=METADATA)
+        tables.column(manifest, label_column, source="the metadata")
     return manifest
 
 

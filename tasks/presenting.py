@@ -6,6 +6,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.context import FlowRunContext
 
 from models.values import Gated, Retrained
+from storage.stores import open_stores
 from tasks import model_views, publishing, reporting
 from tasks.steps import step
 
@@ -14,12 +15,29 @@ ROWS = 500  # of a table: a browser shows no more with pleasure
 
 @step()
 def present(outcome: Retrained) -> Retrained:
-    """Write the report and, in a flow run, the artifacts. Returns the outcome with the place of the report."""
-    write = getattr(reporting, "write_model_report", None)
-    told = outcome.model_copy(update={"report": write(outcome.model)}) if write else outcome
-    if not FlowRunContext.get():
-        return told
-    name = publishing.key_of(f"model-{outcome.fitted.model.partition('@')[0]}")
+    """In a flow run, the artifacts; then the report, last, since it says that all is done. Returns the outcome with its place."""
+    told = outcome.model_copy(update={"report": _place(outcome.model)})
+    if FlowRunContext.get():
+        _publish(told)
+    reporting.write_model_report(outcome.model)
+    return told
+
+
+@step()
+def report_of(reference: str) -> str:
+    """Where a model's report is; empty where there is none, or none that is complete."""
+    with open_stores() as stores:
+        done = stores.objects.exists(f"reports/{reference}/report.json")
+    return _place(reference) if done else ""
+
+
+def _place(reference: str) -> str:
+    with open_stores() as stores:
+        return stores.objects.uri(f"reports/{reference}/report.html")
+
+
+def _publish(outcome: Retrained) -> None:
+    name = publishing.key_of(f"model-{outcome.model.partition('@')[0]}")
     _table(f"{name}-metrics", model_views.metric_rows(outcome.model), f"Metrics of {outcome.model}")
     deltas = [
         {"scenario": compared.scenario, **row}
@@ -35,10 +53,8 @@ def present(outcome: Retrained) -> Retrained:
         for row in model_views.finding_rows(gated.gate_id)
     ]
     _table(f"{name}-findings", findings, "What the gate looked at")
-    create_markdown_artifact(
-        key=f"{name}-verdict", markdown=markdown_of(told), description=f"Verdict on {outcome.model}"
-    )
-    return told
+    verdict = markdown_of(outcome)
+    create_markdown_artifact(key=f"{name}-verdict", markdown=verdict, description=f"Verdict on {outcome.model}")
 
 
 def markdown_of(outcome: Retrained) -> str:

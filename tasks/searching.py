@@ -11,12 +11,17 @@ from numpy.typing import NDArray
 from models.campaign import Issue
 from models.corpus import Sample
 from models.errors import BadInput, NotFound
-from storage import campaigns, corpora, vectors
+from models.plans import IssuePlan
+from models.states import Split
+from storage import campaigns, corpora, tables, vectors
 from storage.stores import Stores, open_stores
 from tasks import features, indexing
 from tasks.compute import images, scan
 from tasks.compute.encoder import Encoder
 from tasks.embedding import encode_bytes
+from tasks.ingesting import read_manifest
+
+FILES = ("key", "etag", "bytes")  # of a manifest: where an image lies, which no slice is about
 
 
 def search(
@@ -58,14 +63,32 @@ def _indexed(
 
 
 def new_issue(name: str, *, class_name: str, where: str, description: str) -> dict[str, Any]:
-    """Open an issue. Raises BadInput when it is open already."""
+    """Open an issue. Raises BadInput when it is open already, or when its name, class or slice cannot be used."""
+    plan = IssuePlan(issue=name, class_name=class_name, where=where, description=description)
     with open_stores() as stores:
         if campaigns.find_issue(stores.db, name=name) is not None:
             raise BadInput(f"issue '{name}' exists; see: dipnet issue show {name}")
+        _require_slice(stores, plan)
         issue = Issue(name=name, class_name=class_name, slice_where=where, description=description)
         stores.db.add(issue)
         stores.db.flush()
         return {"name": issue.name, "class_name": issue.class_name, "state": issue.state.value}
+
+
+def _require_slice(stores: Stores, plan: IssuePlan) -> None:
+    """Raises BadInput for a condition that the images of no evaluation corpus could meet: their columns are not so.
+
+    A condition is about holdout data; where there is none yet, about development data, and where there is neither it is
+    looked at when the issue is first evaluated.
+    """
+    for split in (Split.HOLDOUT, Split.DEVELOPMENT):
+        held = corpora.list_corpora(stores.db, split=split)
+        shards = [shard for one in held for shard in corpora.shards_of(stores.db, corpus_id=one.id or 0)[:1]]
+        if shards and plan.where.strip():
+            columns = tables.concat([read_manifest(stores, shard).slice(0, 0) for shard in shards])
+            tables.matching(columns.drop_columns([c for c in FILES if c in columns.column_names]), plan.where)
+        if shards:
+            return
 
 
 def add_exemplars(issue_name: str, paths: list[Path], *, positive: bool) -> dict[str, Any]:

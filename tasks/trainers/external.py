@@ -1,6 +1,6 @@
 """Trainer `external`: the team's own training, which gets a dataset version and leaves predictions.
 
-The program finds in {dataset}: `dataset.parquet` (sample_id, class_name, split, group, uri; holdout rows without a class),
+The program finds in {dataset}: `samples.parquet` (sample_id, class_name, split, group, uri; holdout rows without a class),
 `evaluate.parquet` (sample_id, uri: what it must answer for) and `classes.json`. It leaves in {predictions} a Parquet file
 with sample_id and class_name, or probabilities p:CLASS, or both.
 """
@@ -135,7 +135,7 @@ def _export(stores: Stores, job: Job, asked: dict[str, str], folder: Path) -> No
     shown = pc.if_else(hidden, pa.scalar("", pa.string()), listing.column("class_name"))
     listing = listing.set_column(listing.column_names.index("class_name"), "class_name", shown)
     wanted = ["sample_id", "class_name", "split", "group", "uri"]
-    (folder / "dataset.parquet").write_bytes(tables.to_bytes(listing.select(wanted)))
+    (folder / "samples.parquet").write_bytes(tables.to_bytes(listing.select(wanted)))
     evaluate = pa.table({"sample_id": pa.array(asked, pa.string()), "uri": pa.array(asked.values(), pa.string())})
     (folder / "evaluate.parquet").write_bytes(tables.to_bytes(evaluate.sort_by("sample_id")))
     (folder / "classes.json").write_text(json.dumps(job.dataset.class_names))

@@ -26,7 +26,8 @@ def _inputs(_stores: Stores, plan: RetrainPlan, _dataset: DatasetVersion) -> dic
 def _fit(stores: Stores, job: Job) -> Trained:
     """Fit on the train rows; development rows stop an MLP early. A bootstrap draws its rows by the seed."""
     options, classes = job.plan.trainer.head, len(job.dataset.class_names)
-    train, development = _rows(stores, job, job.train), _rows(stores, job, job.development)
+    train = _rows(stores, job, job.train)
+    development = _rows(stores, job, job.development if options.kind == "mlp" else job.development.slice(0, 0))
     if len(np.unique(train.targets)) < 2:
         raise BadInput("the train split holds labels of fewer than two classes; add some, or hold back less")
     if options.bootstrap:

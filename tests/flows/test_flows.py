@@ -12,8 +12,9 @@ from prefect.utilities.importtools import load_script_as_module
 from flows import serving
 from flows.campaign import continue_campaigns
 from flows.labeling import sync_labels
+from flows.training import retrain_and_evaluate
 
-ALL = [*serving.ON_DEMAND, continue_campaigns, sync_labels]
+ALL = [*serving.ON_DEMAND, continue_campaigns, sync_labels, retrain_and_evaluate]
 ROOT = Path(__file__).parents[2]
 
 

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterId
 
 from flows.campaign import run_campaign
 from flows.corpus import embed_corpus, ingest_corpus
 from flows.labeling import sync_labels
+from flows.training import retrain_and_evaluate
 from models.errors import BadInput
 from models.plans import CampaignPlan, EmbedPlan, IngestPlan, SelectionPolicy, SyncPlan
+from models.retraining import RetrainPlan
 from tasks import searching
 
 
@@ -46,3 +48,32 @@ def test_bad_input_fails_the_run_without_a_retry(prefect_server: None) -> None:
         assert run.total_run_time.total_seconds() < 9  # a retry waits for ten
     with pytest.raises(BadInput, match="does not exist"):
         state.result()
+
+
+def test_a_retraining_shows_its_metrics_deltas_findings_and_verdict_once(
+    prefect_server: None, draw: Callable[..., Path]
+) -> None:
+    for seed, (name, split) in enumerate([("train", "train"), ("held", "holdout")]):
+        plan = {"corpus": name, "prefix": str(draw(name, 16, seed=seed)), "split": split, "label_column": "class_name"}
+        ingest_corpus(IngestPlan.model_validate(plan))
+    embed_corpus(EmbedPlan(corpora=["train", "held"]))
+    retrain_and_evaluate(RetrainPlan(model="shown", resamples=200))
+    wanted = RetrainPlan(model="shown", seed=1, resamples=200)
+    found = retrain_and_evaluate(wanted)
+    assert found.compared_with == "shown@1"
+
+    def artifacts() -> dict[str, list[str]]:
+        with get_client(sync_client=True) as client:
+            wanted = ArtifactFilter(key=ArtifactFilterKey(like_="model-shown-%"))
+            kept = client.read_artifacts(artifact_filter=wanted)
+        return {str(one.key): [str(other.data) for other in kept if other.key == one.key] for one in kept}
+
+    first = artifacts()
+    counts = {"metrics": 2, "deltas": 1, "findings": 1, "verdict": 2}
+    assert {name: len(first[f"model-shown-{name}"]) for name in counts} == counts
+    verdict = next(text for text in first["model-shown-verdict"] if "shown@2" in text)
+    assert found.gates[0].reasons[0] in verdict
+    assert found.report in verdict
+    assert Path(found.report.removeprefix("file://")).is_file()
+    assert retrain_and_evaluate(wanted).unchanged == "nothing changed since shown@2"
+    assert artifacts() == first

@@ -7,8 +7,11 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -102,3 +105,35 @@ def test_a_campaign_launched_from_the_form_in_the_prefect_ui_sends_its_batch(ser
     assert state() == "COMPLETED", (tmp_path / "serve.log").read_text()[-3000:]
     row = views.campaign_rows()[0]
     assert (row["campaign"], row["candidates"], row["state"]) == ("from-the-form", 5, "sent")
+
+
+def test_a_complete_batch_starts_one_retraining_of_all_that_is_complete_by_then(served: str, tmp_path: Path) -> None:
+    deployment = deployments(served)["flows.training.retrain_and_evaluate"]
+    found = httpx.get(f"{served}/deployments/{deployment}", timeout=10).json()
+    assert [(one["schedule"]["cron"], one["parameters"]["plan"]["model"]) for one in found["schedules"]] == [
+        ("0 3 * * *", "nightly")
+    ]
+
+    def emit(batch: int) -> None:
+        event = {
+            "occurred": datetime.now(UTC).isoformat(),
+            "event": "dipnet.batch.completed",
+            "resource": {"prefect.resource.id": f"dipnet.batch.{batch}", "dipnet.campaign": "c"},
+            "payload": {"run": batch},
+            "id": str(uuid.uuid4()),
+        }
+        httpx.post(f"{served}/events", json=[event], timeout=10).raise_for_status()
+
+    def started() -> list[dict[str, Any]]:
+        wanted = {"deployments": {"id": {"any_": [deployment]}}}
+        runs = httpx.post(f"{served}/flow_runs/filter", json=wanted, timeout=10).json()
+        return [run for run in runs if not run["auto_scheduled"]]
+
+    for batch in (1, 2, 3):
+        emit(batch)
+    wait_for(lambda: bool(started()), 60, tmp_path / "serve.log")
+    time.sleep(3)
+    (run,) = started()
+    assert run["parameters"] == {"plan": {"model": "nightly", "campaigns": ["*"], "issue": "*"}}
+    due = datetime.fromisoformat(run["expected_start_time"])
+    assert timedelta(minutes=9) < due - datetime.now(UTC) < timedelta(minutes=11)

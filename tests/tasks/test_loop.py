@@ -236,7 +236,9 @@ def test_a_scenario_is_the_slice_that_its_condition_says_and_stays_frozen(world:
         listing = tables.from_bytes(stores.objects.read(scenario.listing_key))
     assert listing.num_rows == scenario.samples == 12
     assert set(listing.column("tone").to_pylist()) == {"light"}
-    scenarios.freeze_scenario("light", ["held"], "tone = 'dark'")
+    with pytest.raises(BadInput, match=r"'light' is a scenario on held where 'tone = 'light'', not .* 'tone = 'dark''"):
+        scenarios.freeze_scenario("light", ["held"], "tone = 'dark'")
+    scenarios.freeze_scenario("light", ["held"], "tone = 'light'")
     with open_stores() as stores:
         assert runs.get_scenario(stores.db, name="light").listing_sha256 == scenario.listing_sha256
 

@@ -110,7 +110,7 @@ def test_the_next_is_compared_with_the_champion_and_twice_changes_nothing(world:
     again = train(campaigns=["*"], issue="*", gate=WIDE)
     assert again.unchanged == "nothing changed since m@2"
     assert rows_by_table() == rows
-    ignored = {"unchanged", "fitted", "promotion", "report"}
+    ignored = {"unchanged", "fitted", "promotion"}
     assert again.model_dump(exclude=ignored) == first.model_dump(exclude=ignored)
 
 
@@ -279,3 +279,16 @@ def test_what_is_trained_on_is_known_by_its_versions(world: Path) -> None:
         assert len(stores.db.exec(select(DatasetVersion)).all()) == 2
     prepare("again", world / "images" / "train", "train")  # the same images under another name
     assert retrain_and_evaluate.fn(RetrainPlan(model="m", resamples=200)).model == "m@1"
+
+
+def test_two_that_pass_at_once_are_champion_one_after_the_other(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    train()
+    judged_as("pass", monkeypatch)
+    rivals = [train(name, seed=number, gate=GatePolicy(promote=False)) for number, name in enumerate("ab", 1)]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda one: promoting.promote_judged(one.model, one.gates), rivals))
+    assert sorted(one.changed for one in found) == [False, True]  # the other one has not met the new champion
+    winner = next(one.champion for one in found if one.changed)
+    assert {one.champion for one in found} == {winner}
