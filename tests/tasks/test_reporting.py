@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from prefect import flow
+from prefect.artifacts import Artifact
 from sqlmodel import select
 
 from flows.training import retrain_and_evaluate
@@ -134,17 +136,29 @@ def test_images_that_are_gone_leave_a_gap_and_no_error(world: Path, house: Path)
     assert "<img " not in html
 
 
+def test_in_a_flow_run_the_differences_are_a_picture_in_prefect(world: Path, prefect_server: None) -> None:
+    retrain("before")
+    retrain("after", compare_with="before")
+
+    @flow
+    def write() -> str:
+        return reporting.write_model_report("after")
+
+    assert write().endswith("report.html")
+    found = Artifact.get("model-after-picture")
+    assert found is not None and found.type == "image"
+    assert str(found.data).startswith("data:image/png;base64,")
+    assert len(str(found.data)) < 100_000
+
+
 @pytest.mark.parametrize("name", [HOSTILE])
-def test_hostile_class_names_stay_text(tmp_path: Path, house: Path, name: str) -> None:
-    for corpus, split in (("train", "train"), ("held", "holdout")):
-        folder = tmp_path / corpus
-        folder.mkdir()
-        lines = ["file_name,class_name"]
-        for number in range(12):
-            shade = (40 if number % 2 else 200) + number + (3 if corpus == "held" else 0)
-            Image.new("RGB", (24, 24), (shade, shade, shade)).save(folder / f"{number}.png")
-            lines.append(f'{number}.png,"{name if number % 2 else "plain"}"')
-        (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+def test_hostile_class_names_stay_text(
+    tmp_path: Path, house: Path, drawn_images: Callable[..., Path], name: str
+) -> None:
+    for seed, (corpus, split) in enumerate((("train", "train"), ("held", "holdout"))):
+        folder = drawn_images(tmp_path / corpus, 24, seed=seed)
+        table = folder / "metadata.csv"
+        table.write_text(table.read_text().replace(",bar,", f',"{name}",'))
         plan = IngestPlan(corpus=corpus, prefix=str(folder), split=split, label_column="class_name")  # type: ignore[arg-type]
         ingesting.ingest(plan)
         embedding.embed_shards(embedding.pending_shards(corpus, ""), "", 16)
