@@ -38,14 +38,19 @@ def model_list(as_json: Json = False) -> None:
 
 @model_app.command("show")
 def model_show(model: Model, as_json: Json = False) -> None:
-    """What a model was trained on, how good it is on each scenario, and what gates said of it."""
-    from tasks import model_views
+    """What a model was trained on and whose labels these were, how good it is on each scenario, what gates said of it."""
+    from tasks import attribution, model_views
 
     found = model_views.model_record(model)
+    found["campaigns"] = attribution.model_record(model)["dataset"].get("campaigns", [])
     if as_json:
         console.show(found, as_json=True)
         return
-    tables = {name: found.pop(name) for name in ("evaluations", "gates", "promotions")}
+    for one in found["campaigns"]:
+        one["uplift"] = [
+            f"{row['metric']} {row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" for row in one["uplift"]
+        ]
+    tables = {name: found.pop(name) for name in ("campaigns", "evaluations", "gates", "promotions")}
     console.show(found, as_json=False)
     for name, rows in tables.items():
         console.show(model_views.brief(rows), as_json=False, title=name)

@@ -35,7 +35,7 @@ ARMS = {"campaign": ("probe", 4), "control": ("random", 1)}  # strategy, rounds
 RESAMPLES = 2_000
 # Training seeds behind the uplift. Of 5, 10, 20 and 40, the intervals are 0.16, 0.09, 0.08 and 0.07 wide: with few seeds
 # Student's t for their spread is most of the interval.
-SEEDS = 10
+SEEDS = 20
 # Small images of ten kinds lie close together in the demo's small encoder; see deploy/demo/README.md.
 NEAR_DUPLICATE, LEAK = 0.9995, 0.99995
 
