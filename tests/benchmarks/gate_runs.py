@@ -49,7 +49,8 @@ def environment(folder: Path, root: Path | None, more: dict[str, str]) -> dict[s
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("DIPNET_", "PREFECT_API"))}
     own = {"ROOT": root or folder / "data", "ENCODER": HOUSE / "deploy" / "demo" / "clip", "LABELER": "oracle"}
     own["ORACLE_TRUTH"] = folder / "truth.csv"
-    return {**clean, **{f"DIPNET_{name}": str(value) for name, value in own.items()}, **more}
+    quiet = {"PREFECT_LOGGING_LEVEL": "CRITICAL", "DO_NOT_TRACK": "1"}
+    return {**clean, **quiet, **{f"DIPNET_{name}": str(value) for name, value in own.items()}, **more}
 
 
 def repeat_checks(*, quick: bool) -> list[Check]:

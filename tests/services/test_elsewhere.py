@@ -129,6 +129,8 @@ def test_images_and_data_in_s3_give_what_a_directory_gives(
         "models",
         "scenarios",
         "inference",
+        "comparisons",
+        "reports",
     }
     image = next(iter(searching.search("pool", image=folders["pool"] / "0001.png", text="", encoder_name="", top=1)))
     assert image["image"] == "s3://photos/in/pool/0001.png"
