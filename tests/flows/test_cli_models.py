@@ -44,7 +44,7 @@ def test_the_champion_by_hand(world: None, run: Run) -> None:
     assert found(run, "model", "promote", "m@2", "--because", "we like it")["champion"] == "m@2"
     assert [row["champion"] for row in found(run, "model", "list")] == ["★", ""]
     record = found(run, "model", "show", "champion")
-    assert (record["model"], record["parameters"]["regularisation"], record["splits"]) == ("m@2", 0.01, {"train": 32})
+    assert (record["model"], record["parameters"]["regularisation"], record["splits"]["train"]) == ("m@2", 0.01, 32)
     assert {row["scenario"] for row in record["evaluations"]} == {"dev", "held", "all-holdout"}
     assert found(run, "model", "undo")["champion"] == "m@1"
     history = found(run, "model", "history")

@@ -71,6 +71,8 @@ def test_a_retraining_shows_its_metrics_deltas_findings_and_verdict_once(
     first = artifacts()
     counts = {"metrics": 2, "deltas": 1, "findings": 1, "verdict": 2}
     assert {name: len(first[f"model-shown-{name}"]) for name in counts} == counts
+    (picture,) = first["model-shown-picture"]
+    assert picture.startswith("data:image/png;base64,") and len(picture) < 100_000
     verdict = next(text for text in first["model-shown-verdict"] if "shown@2" in text)
     assert found.gates[0].reasons[0] in verdict
     assert found.report in verdict

@@ -8,8 +8,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from prefect import flow
-from prefect.artifacts import Artifact
 from sqlmodel import select
 
 from flows.training import retrain_and_evaluate
@@ -134,21 +132,6 @@ def test_images_that_are_gone_leave_a_gap_and_no_error(world: Path, house: Path)
     assert html.count('class="gone muted"') == reporting.MOST_IMAGES == 24
     assert "(24 shown)" in html
     assert "<img " not in html
-
-
-def test_in_a_flow_run_the_differences_are_a_picture_in_prefect(world: Path, prefect_server: None) -> None:
-    retrain("before")
-    retrain("after", compare_with="before")
-
-    @flow
-    def write() -> str:
-        return reporting.write_model_report("after")
-
-    assert write().endswith("report.html")
-    found = Artifact.get("model-after-picture")
-    assert found is not None and found.type == "image"
-    assert str(found.data).startswith("data:image/png;base64,")
-    assert len(str(found.data)) < 100_000
 
 
 @pytest.mark.parametrize("name", [HOSTILE])
