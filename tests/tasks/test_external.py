@@ -156,6 +156,10 @@ FAILURES = {
         HEAD + "    pq.write_table(pa.table({'sample_id': ['a'], 'class_name': ['bar']}), predictions)",
         "answered for none of the samples",
     ),
+    "no rows": (
+        HEAD + "    pq.write_table(pa.table(answers).slice(0, 0), predictions)",
+        "answered for none of the samples",
+    ),
     "no class": (
         HEAD + "    pq.write_table(pa.table({**answers, 'class_name': ['cat'] * len(ids)}), predictions)",
         "48 unknown class",
