@@ -125,12 +125,16 @@ def find_evaluation(db: Session, *, inference_id: int) -> Evaluation | None:
     return db.exec(select(Evaluation).where(Evaluation.inference_id == inference_id)).first()
 
 
-def find_comparison(db: Session, *, before_id: int, after_id: int, scenario_id: int) -> Comparison | None:
-    """The comparison of two models on a scenario."""
+def find_comparison(
+    db: Session, *, before_id: int, after_id: int, scenario_id: int, drawn: tuple[int, int] | None = None
+) -> Comparison | None:
+    """The comparison of two models on a scenario, drawn with that many resamples under that seed; or the newest."""
     query = select(Comparison).where(
         Comparison.before_id == before_id, Comparison.after_id == after_id, Comparison.scenario_id == scenario_id
     )
-    return db.exec(query).first()
+    if drawn is not None:
+        query = query.where(Comparison.resamples == drawn[0], Comparison.seed == drawn[1])
+    return db.exec(query.order_by(col(Comparison.id).desc())).first()
 
 
 def deltas_of(db: Session, *, comparison_id: int) -> Sequence[MetricDelta]:
