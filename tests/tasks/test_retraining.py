@@ -248,6 +248,18 @@ def test_a_gate_policy_may_keep_the_champion(world: Path, monkeypatch: pytest.Mo
     assert train("n", seed=1, gate=GatePolicy(promote=False)).champion == ""
 
 
+@pytest.mark.parametrize(("verdict", "champion"), [("pass", "n@1"), ("fail", ""), ("inconclusive", "n@1")])
+def test_where_there_is_no_champion_a_model_whose_gate_fails_does_not_become_it(
+    world: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, champion: str
+) -> None:
+    train()
+    promoting.undo()
+    judged_as(verdict, monkeypatch)
+    found = train("n", seed=1, compare_with="m@1")
+    assert (found.champion, found.promotion) == (champion, "the first" if champion else "gate 1 says fail")
+    assert train("n", seed=1, compare_with="m@1").champion == champion
+
+
 def test_development_data_makes_no_claim_but_a_regression_suite_does(world: Path) -> None:
     from models.states import ScenarioKind
     from storage import runs
