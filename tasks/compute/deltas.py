@@ -2,7 +2,7 @@
 
 Of a class, a sample falls into one of eight patterns: is it of the class, does the model before say so, does the model
 after? Precision, recall and F1 of both models follow from the counts of the patterns, so a class's differences are drawn
-from the posterior of these counts under Jeffreys' prior, half a sample in each pattern: a smoothed Bayesian bootstrap
+from the posterior of these counts under a prior of a third of a sample in each pattern: a smoothed Bayesian bootstrap
 (Rubin 1981). Where few samples changed, a plain bootstrap's intervals are far too short; the prior's are not.
 """
 
@@ -18,7 +18,10 @@ from tasks.compute.intervals import Floats, Grouping, Interval
 from tasks.compute.patterns import AFTER, BEFORE, METRICS, Places, Triples
 from tasks.compute.ranking import Ranked
 
-PRIOR = 1 / 3  # neutral: the posterior median is about the observed share
+PRIOR = 1 / 3  # neutral: the posterior median is about the observed share (Kerman 2011)
+EVEN = (
+    1.0  # of accuracy's four patterns, one sample each (as in Bonett & Price 2012): a third is too short at 300 samples
+)
 
 
 class Delta(NamedTuple):
@@ -174,7 +177,7 @@ def _accuracy(cells: Triples, groups: Grouping, resamples: int, seed: int) -> De
     n = cells.counts.sum()
     counts = np.array([cells.counts[was & now].sum(), cells.counts[was & ~now].sum(), cells.counts[~was & now].sum()])
     counts = np.append(counts, n - counts.sum())
-    weights = np.random.default_rng([seed, 2**31]).standard_gamma(counts + PRIOR, size=(resamples, 4))
+    weights = np.random.default_rng([seed, 2**31]).standard_gamma(counts + EVEN, size=(resamples, 4))
     gained = (weights[:, 2] - weights[:, 1]) / weights.sum(axis=1)
     before, after = (counts[0] + counts[1]) / n, (counts[0] + counts[2]) / n
     low, high = np.quantile(gained, [0.5 - intervals.LEVEL / 2, 0.5 + intervals.LEVEL / 2])
