@@ -208,7 +208,7 @@ def _freeze(
 ) -> DatasetVersion:
     given = _given(stores, base, batches, may_shrink=plan.splits.may_shrink)
     decided, groups = _decided(stores, plan, given)
-    version = _version(decided, base, batches)
+    version = _version(decided, groups, base, batches)
     if not plan.splits.may_shrink:
         _require_whole_evaluation(stores, version, decided)
     found = runs.find_dataset(stores.db, content_hash=version.content_hash)
@@ -288,14 +288,16 @@ def _decided(stores: Stores, plan: RetrainPlan, given: _Given) -> tuple[Decided,
     return decide(train, evaluation, held, groups, elsewhere), groups
 
 
-def _version(decided: Decided, base: Sequence[Corpus], batches: Sequence[LabelBatch]) -> DatasetVersion:
+def _version(
+    decided: Decided, groups: Mapping[str, str], base: Sequence[Corpus], batches: Sequence[LabelBatch]
+) -> DatasetVersion:
     """The version with this content, without its listing. Raises BadInput when it cannot train anything."""
     rows = [decided.rows[sample_id] for sample_id in sorted(decided.rows)]
     learnt = [row for row in rows if row.split is not Split.HOLDOUT]
     class_names = sorted({row.class_name for row in rows if row.split is Split.TRAIN})
-    content = _hash(rows)
     splits = Counter(row.split.value for row in rows)
     excluded = Counter(decided.excluded.values())
+    content = _hash(rows, groups, excluded)
     if len(class_names) < 2:
         without = "; ".join(f"{count} {reason}" for reason, count in sorted(excluded.items()))
         raise BadInput(
@@ -305,7 +307,7 @@ def _version(decided: Decided, base: Sequence[Corpus], batches: Sequence[LabelBa
     return DatasetVersion(
         content_hash=content,
         listing_key=f"datasets/{content}.parquet",
-        learnt_hash=_hash(learnt),
+        learnt_hash=_hash(learnt, groups),
         samples=len(rows),
         splits={split.value: splits[split.value] for split in RANKS if splits[split.value]},
         excluded=dict(sorted(excluded.items())),
@@ -344,6 +346,12 @@ def _require_whole_evaluation(stores: Stores, version: DatasetVersion, decided: 
         )
 
 
-def _hash(rows: Sequence[Row]) -> str:
-    lines = "\n".join(f"{row.sample.id}\t{row.class_name}\t{row.split.value}" for row in rows)
-    return hashlib.sha256(lines.encode()).hexdigest()
+def _hash(rows: Sequence[Row], groups: Mapping[str, str], excluded: Mapping[str, int] | None = None) -> str:
+    """Of the rows, of the groups that are not a sample's own, and of what was left out, where anything was."""
+    lines = []
+    for row in rows:
+        group = groups[row.sample.id]
+        own = group == grouping.own_name(row.sample)
+        lines.append("\t".join([row.sample.id, row.class_name, row.split.value, *([] if own else [group])]))
+    lines += [f"left out\t{reason}\t{count}" for reason, count in sorted((excluded or {}).items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
