@@ -12,7 +12,8 @@ from models.plans import Name, Plan
 class SplitPolicy(Plan):
     """Which of a campaign's answers are held back from training, so that an issue has a holdout of its own.
 
-    Related images go the same way: a group's split follows from its hash alone, in every dataset version.
+    Related images go the same way: a group's split follows from its hash alone, in every dataset version. What was held
+    back once stays so, whatever the shares of later plans are.
     """
 
     development: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the groups held back as development data")

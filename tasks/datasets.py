@@ -16,7 +16,7 @@ from models.labeling import Label, LabelBatch, LabelRequest
 from models.learning import DatasetVersion
 from models.retraining import RetrainPlan
 from models.states import RequestState, Split
-from storage import campaigns, corpora, labels, runs, tables
+from storage import campaigns, corpora, labels, provenance, runs, tables
 from storage.objects import verified
 from storage.stores import Stores, open_stores
 from tasks import grouping
@@ -62,8 +62,8 @@ def freeze_dataset(plan: RetrainPlan) -> int:
 
     The same content is the same version. A version with campaigns has the one without as its parent. Related images are
     never in two splits: what is related to evaluation data is left out of training, and counted by reason. What a scenario
-    holds is evaluation data in every version. Raises BadInput when an earlier version of the same corpora and batches had
-    evaluation samples that this one would lack.
+    holds is never trained on, and what was ever held back stays so, unless the plan may shrink it. Raises BadInput when an
+    earlier version of the same corpora and batches had evaluation samples that this one would lack.
     """
     with open_stores() as stores:
         base = _train_corpora(stores, plan.corpora)
@@ -206,9 +206,9 @@ def _freeze(
     batches: Sequence[LabelBatch],
     parent: DatasetVersion | None,
 ) -> DatasetVersion:
-    given = _given(stores, base, batches)
+    given = _given(stores, base, batches, may_shrink=plan.splits.may_shrink)
     decided, groups = _decided(stores, plan, given)
-    version = _version(decided, base, batches)
+    version = _version(decided, groups, base, batches)
     if not plan.splits.may_shrink:
         _require_whole_evaluation(stores, version, decided)
     found = runs.find_dataset(stores.db, content_hash=version.content_hash)
@@ -222,14 +222,14 @@ def _freeze(
     return found
 
 
-def _given(stores: Stores, base: list[Corpus], batches: Sequence[LabelBatch]) -> _Given:
+def _given(stores: Stores, base: list[Corpus], batches: Sequence[LabelBatch], *, may_shrink: bool) -> _Given:
     held = {split: corpora.list_corpora(stores.db, split=split) for split in (Split.DEVELOPMENT, Split.HOLDOUT)}
     answers = labels.resolved_of_batches(stores.db, batches=batches) if batches else []
     return _Given(
         train=[*labels.labels_of_corpora(stores.db, corpora=base), *answers],
         answered=frozenset(sample.id for _, sample in answers),
         evaluation={split: labels.labels_of_corpora(stores.db, corpora=some) for split, some in held.items()},
-        kept=_of_scenarios(stores),
+        kept=_of_scenarios(stores) if may_shrink else _held_before(stores) | _of_scenarios(stores),
         corpora=[*base, *(corpus for some in held.values() for corpus in some)],
     )
 
@@ -243,6 +243,17 @@ def _of_scenarios(stores: Stores) -> dict[str, Split]:
         split = Split.DEVELOPMENT if developing & set(scenario.corpora) else Split.HOLDOUT
         found.append(dict.fromkeys(tables.columns_of(data, ["sample_id"]).column("sample_id").to_pylist(), split))
     return _highest_of(found, {sample_id for some in found for sample_id in some})
+
+
+def _held_before(stores: Stores) -> dict[str, Split]:
+    """The split of what the newest version with campaigns that has it does not train on."""
+    found: dict[str, Split] = {}
+    for dataset in provenance.list_datasets(stores.db):  # oldest first
+        if dataset.adds_batches:
+            listing = read_listing(stores, dataset)
+            splits = map(Split, listing.column("split").to_pylist())
+            found |= zip(listing.column("sample_id").to_pylist(), splits, strict=True)
+    return {sample_id: split for sample_id, split in found.items() if split is not Split.TRAIN}
 
 
 def _highest_of(splits: Sequence[Mapping[str, Split]], wanted: Iterable[str]) -> dict[str, Split]:
@@ -264,25 +275,29 @@ def _decided(stores: Stores, plan: RetrainPlan, given: _Given) -> tuple[Decided,
     if plan.splits.group_by == grouping.NEAR_DUPLICATES:
         encoder = corpora.get_encoder(stores.db, name=plan.encoder or stores.settings.encoder)
     rule = Rule(plan.splits, encoder, given.corpora)
-    kept = {sample_id: split for sample_id, split in given.kept.items() if sample_id not in evaluation}
-    looked_at = corpora.known_samples(stores.db, ids=sorted(kept))
+    looked_at = corpora.known_samples(stores.db, ids=sorted(given.kept.keys() - evaluation.keys()))
+    kept = {sample_id: given.kept[sample_id] for sample_id in looked_at}
     looked_at |= {sample_id: row.sample for sample_id, row in (train.rows | evaluation).items()}
     groups = grouping.names_of(stores, [looked_at[sample_id] for sample_id in sorted(looked_at)], rule)
     held = grouping.held_back(stores, rule) if given.answered else {}
     answers = given.answered & train.rows.keys()
-    held = _highest_of([held, kept], answers)
+    of_group = _highest(kept, groups)  # whoever joins a group that was held back goes along
+    joins = {sample_id: of_group[groups[sample_id]] for sample_id in answers if groups[sample_id] in of_group}
+    held = _highest_of([held, joins], answers)
     elsewhere = {sample_id: split for sample_id, split in kept.items() if sample_id not in answers}
     return decide(train, evaluation, held, groups, elsewhere), groups
 
 
-def _version(decided: Decided, base: Sequence[Corpus], batches: Sequence[LabelBatch]) -> DatasetVersion:
+def _version(
+    decided: Decided, groups: Mapping[str, str], base: Sequence[Corpus], batches: Sequence[LabelBatch]
+) -> DatasetVersion:
     """The version with this content, without its listing. Raises BadInput when it cannot train anything."""
     rows = [decided.rows[sample_id] for sample_id in sorted(decided.rows)]
     learnt = [row for row in rows if row.split is not Split.HOLDOUT]
     class_names = sorted({row.class_name for row in rows if row.split is Split.TRAIN})
-    content = _hash(rows)
     splits = Counter(row.split.value for row in rows)
     excluded = Counter(decided.excluded.values())
+    content = _hash(rows, groups, excluded)
     if len(class_names) < 2:
         without = "; ".join(f"{count} {reason}" for reason, count in sorted(excluded.items()))
         raise BadInput(
@@ -292,7 +307,7 @@ def _version(decided: Decided, base: Sequence[Corpus], batches: Sequence[LabelBa
     return DatasetVersion(
         content_hash=content,
         listing_key=f"datasets/{content}.parquet",
-        learnt_hash=_hash(learnt),
+        learnt_hash=_hash(learnt, groups),
         samples=len(rows),
         splits={split.value: splits[split.value] for split in RANKS if splits[split.value]},
         excluded=dict(sorted(excluded.items())),
@@ -331,6 +346,12 @@ def _require_whole_evaluation(stores: Stores, version: DatasetVersion, decided: 
         )
 
 
-def _hash(rows: Sequence[Row]) -> str:
-    lines = "\n".join(f"{row.sample.id}\t{row.class_name}\t{row.split.value}" for row in rows)
-    return hashlib.sha256(lines.encode()).hexdigest()
+def _hash(rows: Sequence[Row], groups: Mapping[str, str], excluded: Mapping[str, int] | None = None) -> str:
+    """Of the rows, of the groups that are not a sample's own, and of what was left out, where anything was."""
+    lines = []
+    for row in rows:
+        group = groups[row.sample.id]
+        own = group == grouping.own_name(row.sample)
+        lines.append("\t".join([row.sample.id, row.class_name, row.split.value, *([] if own else [group])]))
+    lines += [f"left out\t{reason}\t{count}" for reason, count in sorted((excluded or {}).items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -50,7 +50,9 @@ def names_of(stores: Stores, samples: Sequence[Sample], rule: Rule) -> dict[str,
     found: dict[str, str] = {}
     for places in members.values():
         values = [value for place in places for value in related.values[place]]
-        name = min(values, default="") or _hash(min(samples[place].id for place in places))
+        name = min(values, default="") or own_name(
+            min((samples[place] for place in places), key=lambda sample: sample.id)
+        )
         found |= {samples[place].id: name for place in places}
     return found
 
@@ -94,8 +96,9 @@ def _rank(name: str, policy: SplitPolicy) -> int:
     return RANKS.index(Split.DEVELOPMENT if share < policy.holdout + policy.development else Split.TRAIN)
 
 
-def _hash(sample_id: str) -> str:
-    return hashlib.sha256(sample_id.encode()).hexdigest()[:16]
+def own_name(sample: Sample) -> str:
+    """The name of a sample's group where it is the only one of it, or has the smallest id."""
+    return hashlib.sha256(sample.id.encode()).hexdigest()[:16]
 
 
 def _related(stores: Stores, samples: Sequence[Sample], rule: Rule) -> _Related:

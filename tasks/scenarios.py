@@ -107,9 +107,16 @@ def default_scenarios() -> list[str]:
 
 @step()
 def overall_scenario() -> str:
-    """The name of the scenario over all holdout corpora, frozen when it is new; without any, over held-back answers."""
+    """The name of the scenario over all holdout corpora, frozen when it is new, and grown where there is more of them.
+
+    Without any it is over held-back answers; corpora that are added then come on top. Raises BadInput when samples of the
+    version before would be missing.
+    """
     with open_stores() as stores:
-        if runs.find_scenario(stores.db, name=OVERALL) is None:
+        found = runs.find_scenario(stores.db, name=OVERALL)
+        if found is not None and not _is_old(found):
+            _grow(stores, found)
+        elif found is None:
             held = _holdout_corpora(stores, or_answers_of=None)
             wanted = _Definition(ScenarioKind.CORPUS, held, "", None, NEAR_DUPLICATES, answers=not held)
             _save(stores, OVERALL, wanted, _listing(stores, OVERALL, wanted), before=None)
@@ -160,7 +167,8 @@ def _compared(wanted: _Definition) -> tuple[object, ...]:
 def _definition_of(stores: Stores, scenario: Scenario) -> _Definition:
     issue = stores.db.get_one(Issue, scenario.issue_id) if scenario.issue_id else None
     held = [corpora.get_corpus(stores.db, name=name) for name in scenario.corpora]
-    answers = scenario.kind is ScenarioKind.ISSUE or not held
+    first = runs.find_scenario(stores.db, name=f"{scenario.name}@1")
+    answers = scenario.kind is ScenarioKind.ISSUE or not (first or scenario).corpora
     return _Definition(scenario.kind, held, scenario.where, issue, scenario.group_by, answers)
 
 
@@ -168,7 +176,7 @@ def _grow(stores: Stores, before: Scenario) -> Grown:
     if _is_old(before):
         raise BadInput(f"scenario '{before.name}' was made before 0.4 and cannot grow; freeze another under a new name")
     wanted = _definition_of(stores, before)
-    if wanted.corpora and (wanted.kind is ScenarioKind.ISSUE or before.name == OVERALL):
+    if before.name == OVERALL or (wanted.corpora and wanted.kind is ScenarioKind.ISSUE):
         every = {corpus.name: corpus for corpus in corpora.list_corpora(stores.db, split=Split.HOLDOUT)}
         every |= {corpus.name: corpus for corpus in wanted.corpora}
         wanted = wanted._replace(corpora=[every[name] for name in sorted(every)])

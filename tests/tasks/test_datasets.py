@@ -133,7 +133,11 @@ def test_the_group_is_the_columns_value(draw: Draw) -> None:
         joined = [f"{line},{video}" for line, video in zip(lines, videos, strict=True)]
         (folder / "metadata.csv").write_text("\n".join(joined))
         add(name, folder, split)
+    before, alone = frozen(splits=SplitPolicy(group_by=""))
     version, rows = frozen(splits=SplitPolicy(group_by="video"))
+    assert (version.id, version.learnt_hash) != (before.id, before.learnt_hash)
+    assert frozen(splits=SplitPolicy(group_by="")) == (before, alone)
+    assert len({group for *_, group in alone.values()}) == 24
     assert version.splits == {"train": 12, "holdout": 12}
     names = [group for _, _, group in rows.values()]
     assert sorted({name for name in names if "-" in name}) == [f"{a}-{n}" for a in ("held", "train") for n in range(3)]
@@ -144,10 +148,9 @@ def test_evaluation_data_that_would_go_away_is_refused_until_it_is_meant(world: 
     campaign()
     before = frozen(campaigns=["c"], splits=HELD)[0]
     held = before.splits["holdout"] - 24
-    with pytest.raises(BadInput, match=rf"{held} holdout samples .*of dataset version {before.id} would be gone"):
-        frozen(campaigns=["c"])
+    assert frozen(campaigns=["c"])[0].id == before.id
     quality.set_state(1, BatchState.REJECTED, "nonsense")
-    with pytest.raises(BadInput, match="bring the labels back"):
+    with pytest.raises(BadInput, match=rf"{held} holdout .*of dataset version {before.id} would be .* labels back"):
         frozen(campaigns=["c"], splits=HELD)
     shrunk = HELD.model_copy(update={"may_shrink": True})
     assert frozen(campaigns=["c"], splits=shrunk)[0].splits["holdout"] == 24
@@ -186,7 +189,22 @@ def test_what_a_scenario_holds_is_never_trained_on_nor_what_is_related_to_it(wor
     for more in ({}, {"campaigns": ["c"]}):
         version, rows = frozen(**more)
         assert version.splits["train"] == 40 + len(of_c - held if more else ())
+        assert version.excluded == {"in evaluation data": 1, "related to evaluation data": 1}
         assert not set(other) & set(rows) and no_group_is_in_two_splits(rows)
+
+
+def test_what_was_held_back_stays_so_whatever_later_shares_are(world: Path) -> None:
+    campaign("c", 20)
+    first = frozen(campaigns=["c"], splits=HELD)[1]
+    campaign("d", 25)
+    for splits in (SplitPolicy(), SplitPolicy(group_by=""), SplitPolicy(holdout=0.1)):
+        rows = frozen(campaigns=["*"], splits=splits)[1]
+        assert {one: rows[one][1] for one, row in first.items() if row[1] != "train"} == {
+            one: row[1] for one, row in first.items() if row[1] != "train"
+        }
+    meant = frozen(campaigns=["*"], splits=SplitPolicy(may_shrink=True))[0]
+    assert meant.splits == {"train": 85, "development": 24, "holdout": 24}
+    assert frozen(campaigns=["*"])[0].id == meant.id
 
 
 def test_labels_of_a_holdout_corpus_that_vanish_are_missed(world: Path) -> None:

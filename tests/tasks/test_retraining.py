@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from sqlmodel import select
 
+from flows.serving import NIGHTLY
 from flows.training import retrain_and_evaluate
 from models.campaign import Campaign, Issue
 from models.errors import BadInput, DipnetError, Incompatible, NotFound
 from models.learning import DatasetVersion, Gate, ModelVersion, Promotion, TrainingRun
-from models.retraining import FinetuneOptions, GatePolicy, RetrainPlan, TrainerPlan
+from models.retraining import FinetuneOptions, GatePolicy, RetrainPlan, SplitPolicy, TrainerPlan
 from models.states import CampaignState, IssueState, Verdict
 from models.values import Retrained
 from storage.stores import open_stores
@@ -379,3 +380,13 @@ def test_two_that_pass_at_once_are_champion_one_after_the_other(world: Path, mon
     assert sorted(one.changed for one in found) == [False, True]  # the other one has not met the new champion
     winner = next(one.champion for one in found if one.changed)
     assert {one.champion for one in found} == {winner}
+
+
+def test_the_nightly_run_goes_on_where_somebody_held_answers_back(world: Path) -> None:
+    run_to_labels(campaign_plan(budget=20))
+    before = train(campaigns=["c"], splits=SplitPolicy(holdout=0.5))
+    found = retrain_and_evaluate.fn(NIGHTLY)
+    with open_stores() as stores:
+        version = stores.db.get_one(DatasetVersion, found.fitted.dataset_id)
+        assert version.splits["holdout"] > 24
+    assert found.fitted.dataset_id == before.fitted.dataset_id

@@ -1,5 +1,6 @@
 """Scenarios: the same name is the same samples; they may grow and never shrink."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from models.states import ScenarioKind
 from storage import runs, tables
 from storage.stores import open_stores
 from tasks import datasets, embedding, ingesting, labeling, mining, planning, routing, scenarios
+from tests.tasks.conftest import prepare
 
 HELD = SplitPolicy(holdout=0.4)
+Draw = Callable[..., Path]
 
 
 def campaign(name: str, budget: int) -> None:
@@ -129,6 +132,36 @@ def test_an_issue_has_a_holdout_of_held_back_answers_where_no_corpus_holds_its_s
     assert second.version == 2
     assert set(more) > set(rows)
     assert set(listed(scenarios.overall_scenario())[1]) >= set(more)
+
+
+def test_the_overall_scenario_grows_with_what_holdout_there_is(world: Path, draw: Draw) -> None:
+    name = scenarios.overall_scenario()
+    first, rows = listed(name)
+    assert scenarios.overall_scenario() == name
+    assert listed(name)[0].version == first.version == 1
+    prepare("held2", draw("held2", 30, seed=50), "holdout")
+    scenarios.overall_scenario()
+    second, more = listed(name)
+    assert (second.version, second.samples, second.corpora) == (2, 54, ["held", "held2"])
+    assert set(more) > set(rows)
+    grow_corpus(world, "held", "holdout")
+    scenarios.overall_scenario()
+    assert (listed(name)[0].version, listed(name)[0].samples) == (3, 55)
+
+
+def test_held_back_answers_stay_in_the_overall_scenario_when_a_holdout_corpus_is_added(world: Path, draw: Draw) -> None:
+    with open_stores() as stores:
+        stores.db.connection().execute(
+            text("UPDATE corpus SET split = (SELECT split FROM corpus WHERE name = 'dev') WHERE name = 'held'")
+        )
+    campaign("c", 20)
+    datasets.freeze_dataset(RetrainPlan(corpora=["train"], campaigns=["c"], splits=HELD))
+    answers = listed(scenarios.overall_scenario())[1]
+    prepare("held2", draw("held2", 30, seed=50), "holdout")
+    for _ in range(2):
+        scenario, rows = listed(scenarios.overall_scenario())
+        assert (scenario.version, scenario.corpora) == (2, ["held2"])
+        assert set(rows) > set(answers) and len(rows) == len(answers) + 30
 
 
 def test_an_issues_holdout_is_its_slice_and_the_answers_that_are_not_outside_it(world: Path) -> None:
