@@ -128,7 +128,7 @@ class Evaluation(SQLModel, table=True):
 class Comparison(SQLModel, table=True):
     """Two models on the same samples."""
 
-    __table_args__ = (UniqueConstraint("before_id", "after_id", "scenario_id"),)
+    __table_args__ = (UniqueConstraint("before_id", "after_id", "scenario_id", "resamples", "seed"),)
 
     id: int | None = Field(default=None, primary_key=True)
     before_id: int = Field(foreign_key="modelversion.id", index=True)

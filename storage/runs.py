@@ -23,6 +23,7 @@ from models.learning import (
 )
 
 CHAMPION = "champion"  # names whichever model that is
+DIGITS = 9  # of a version's number, which databases hold in 32 bits
 
 
 def find_dataset(db: Session, *, content_hash: str) -> DatasetVersion | None:
@@ -57,7 +58,7 @@ def find_model(db: Session, *, name: str) -> ModelVersion | None:
     base, _, version = name.partition("@")
     query = select(ModelVersion).where(ModelVersion.name == base).order_by(col(ModelVersion.version).desc())
     if version:
-        query = query.where(ModelVersion.version == (int(version) if version.isdecimal() else 0))
+        query = query.where(ModelVersion.version == _number(version))
     return db.exec(query).first()
 
 
@@ -93,7 +94,7 @@ def find_scenario(db: Session, *, name: str) -> Scenario | None:
     base, _, version = name.partition("@")
     query = select(Scenario).where(Scenario.name == base).order_by(col(Scenario.version).desc())
     if version:
-        query = query.where(Scenario.version == (int(version) if version.isdecimal() else 0))
+        query = query.where(Scenario.version == _number(version))
     return db.exec(query).first()
 
 
@@ -124,12 +125,16 @@ def find_evaluation(db: Session, *, inference_id: int) -> Evaluation | None:
     return db.exec(select(Evaluation).where(Evaluation.inference_id == inference_id)).first()
 
 
-def find_comparison(db: Session, *, before_id: int, after_id: int, scenario_id: int) -> Comparison | None:
-    """The comparison of two models on a scenario."""
+def find_comparison(
+    db: Session, *, before_id: int, after_id: int, scenario_id: int, drawn: tuple[int, int] | None = None
+) -> Comparison | None:
+    """The comparison of two models on a scenario, drawn with that many resamples under that seed; or the newest."""
     query = select(Comparison).where(
         Comparison.before_id == before_id, Comparison.after_id == after_id, Comparison.scenario_id == scenario_id
     )
-    return db.exec(query).first()
+    if drawn is not None:
+        query = query.where(Comparison.resamples == drawn[0], Comparison.seed == drawn[1])
+    return db.exec(query.order_by(col(Comparison.id).desc())).first()
 
 
 def deltas_of(db: Session, *, comparison_id: int) -> Sequence[MetricDelta]:
@@ -211,3 +216,8 @@ def issues_of_batches(db: Session, *, batch_ids: Collection[int]) -> Sequence[Is
     """Issues whose campaigns sent some batches, by name."""
     query = select(Issue).join(Campaign).join(CampaignRun).join(LabelBatch)
     return db.exec(query.where(col(LabelBatch.id).in_(batch_ids)).distinct().order_by(Issue.name)).all()
+
+
+def _number(version: str) -> int:
+    """The number of a version as it is written; 0, which no version has, for anything else."""
+    return int(version) if version.isdecimal() and len(version) <= DIGITS else 0

@@ -45,12 +45,16 @@ def evaluate(model_name: str, scenario_name: str) -> int:
 
 @step()
 def compare(before: str, after: str, scenario_name: str, resamples: int, seed: int) -> Compared:
-    """Every metric's difference between two evaluated models, with its paired 95 % interval. Twice changes nothing."""
+    """Every metric's difference between two evaluated models, with its paired 95 % interval. Twice changes nothing.
+
+    Other resamples or another seed make another comparison.
+    """
     with open_stores() as stores:
         models = [runs.get_model(stores.db, name=name) for name in (before, after)]
         scenario = runs.get_scenario(stores.db, name=scenario_name)
         ids = {"before_id": models[0].id or 0, "after_id": models[1].id or 0, "scenario_id": scenario.id or 0}
-        found = runs.find_comparison(stores.db, **ids) or _compared(stores, models, scenario, resamples, seed)
+        found = runs.find_comparison(stores.db, **ids, drawn=(resamples, seed))
+        found = found or _compared(stores, models, scenario, resamples, seed)
     return Compared(comparison_id=found.id or 0, scenario=scenario_name, before=before, after=after)
 
 

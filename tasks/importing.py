@@ -25,6 +25,7 @@ from tasks import answers
 from tasks.answers import AnswerFile, Samples
 from tasks.compute import checking_predictions as checking
 from tasks.learning import environment
+from tasks.preparing import require_own_name
 from tasks.steps import step
 
 ADVICE = {
@@ -65,8 +66,10 @@ class Wanted(NamedTuple):
 def import_predictions(plan: PredictionsPlan) -> Imported:
     """Take a model's predictions from a file; the same file under the same name changes nothing.
 
-    Raises Refused, with everything that is wrong by kind, when anything is that the plan does not allow.
+    Raises Refused, with everything that is wrong by kind, when anything is that the plan does not allow, and BadInput for a
+    name such as champion.
     """
+    require_own_name(plan.model)
     path = Path(plan.file).expanduser()
     with alone(f"fit-{plan.model}"), open_stores() as stores:
         wanted = _wanted(stores, plan.scenarios)

@@ -17,7 +17,7 @@ from models.states import Split
 from models.values import Fitted
 from storage import corpora, runs
 from storage.stores import Stores, alone, open_stores
-from tasks import datasets
+from tasks import datasets, preparing
 from tasks.steps import step
 from tasks.trainers.protocol import Job, Trained, checkpoint_key
 from tasks.trainers.registry import trainer_of
@@ -32,6 +32,7 @@ def fit(dataset_id: int, plan: RetrainPlan) -> Fitted:
     Other inputs under a known name make its next version. One fit of a name goes on at a time; a fit that was killed is
     taken up where its trainer can, and begins anew where it cannot.
     """
+    preparing.require_own_name(plan.model)
     with alone(f"fit-{plan.model}"):
         with open_stores() as stores:
             dataset = stores.db.get_one(DatasetVersion, dataset_id)

@@ -122,7 +122,7 @@ def _by_score(
 
     areas = [row for row in _each(columns()) if row is not None]
     was, now = (certainty.losses() for certainty in certainties)
-    return [*deltas.with_q(areas), deltas.paired_mean("brier", was, now, groups)]
+    return [*deltas.with_q(areas), deltas.paired_mean("brier", was, now, groups, most=2.0)]
 
 
 def _area(scores: Scores, own: NDArray[np.bool_]) -> float | None:

@@ -35,11 +35,16 @@ class Prepared(Report):
     left_out: dict[str, str] = Field(default_factory=dict, description="issues that cannot be judged, and why")
 
 
+def require_own_name(model: str) -> None:
+    """Raises BadInput for the name of a model that would be read as another thing."""
+    if model in (runs.CHAMPION, NONE) or "@" in model:
+        raise BadInput(f"'{model}' has a meaning of its own; give the model another name")
+
+
 @step()
 def check(plan: RetrainPlan) -> None:
     """Raises BadInput or NotFound for the first thing that a plan names wrongly. It writes nothing."""
-    if plan.model in (runs.CHAMPION, NONE):
-        raise BadInput(f"'{plan.model}' has a meaning of its own; give the model another name")
+    require_own_name(plan.model)
     with open_stores() as stores:
         _require_train_corpora(stores, plan)
         for name in plan.campaigns:

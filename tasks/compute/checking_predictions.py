@@ -93,16 +93,16 @@ class Check:
         if self._scored:
             masks |= self._about_shares()
         findings = [_finding(MISSING, self._first < 0), *(_finding(kind, mask) for kind, mask in masks.items())]
-        predicted = np.where(self._said >= 0, self._said, self._best_class)
         known = self._first >= 0
-        sums = np.ones(self._samples)
+        predicted, sums = np.full(self._samples, NOTHING, dtype=np.int64), np.ones(self._samples)
+        predicted[known] = np.where(self._said >= 0, self._said, self._best_class)[self._first[known]]
         if self._scored:
             found = self._sums[self._first[known]]
             sums[known] = np.where(np.abs(found - 1) <= TOLERANCE, 1.0, found)
         return Taken(
             [finding for finding in findings if finding.rows],
             self._first,
-            np.where(known, predicted[self._first], NOTHING),
+            predicted,
             sums,
         )
 

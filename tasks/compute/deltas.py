@@ -74,12 +74,13 @@ def paired_deltas(
     return [*rows, _accuracy(cells, together, resamples, seed), _macro(cells, counts, drawn, together)]
 
 
-def paired_mean(metric: str, before: Floats, after: Floats, groups: Grouping, *, target: int = -1) -> Delta:
-    """The difference of two means over samples, before and after (n,), with Student's interval."""
+def paired_mean(metric: str, before: Floats, after: Floats, groups: Grouping, *, most: float) -> Delta:
+    """The difference of two means over samples, before and after (n,), with Student's interval; it is ±most at most."""
     n = len(before)
     moves = (after - before - (after - before).mean()) / n
     half, point = _half(moves, groups), float(after.mean() - before.mean())
-    return _row(metric, target, float(before.mean()), float(after.mean()), point - half, point + half)
+    low, high = max(-most, point - half), min(most, point + half)
+    return _row(metric, -1, float(before.mean()), float(after.mean()), low, high)
 
 
 def ranked_delta(target: int, before: Ranked, after: Ranked, groups: Grouping) -> Delta:
@@ -124,13 +125,19 @@ def uplift(
     gains = by_seed[:, 1] - by_seed[:, 0]
     moves = np.mean([there - here for (_, here), (_, there) in zip(*sides, strict=True)], axis=0)
     # One sample more that is moved, so that arms that agree on every image are not certain to agree.
-    images = max((_half(moves, together) / intervals.Z) ** 2, 1 / max(1, len(targets)) ** 2)
+    images = max((_half(moves, together) / intervals.Z) ** 2, 1 / _counting(targets, control, campaign, target) ** 2)
     seeds = float(gains.var(ddof=1)) / len(gains)
     total = images + seeds
     freedom = total**2 / (images**2 / max(1, together.groups - 1) + seeds**2 / (len(gains) - 1))
     half = float(np.sqrt(total) * t.ppf(0.5 + intervals.LEVEL / 2, freedom))
     mean = float(gains.mean())
     return Uplift(mean, max(-1.0, mean - half), min(1.0, mean + half), by_seed)
+
+
+def _counting(targets: Places, control: Places, campaign: Places, target: int) -> int:
+    """Samples that have to do with a class; all of them for −1."""
+    named = (targets == target) | (control == target).any(axis=0) | (campaign == target).any(axis=0)
+    return max(1, int(named.sum())) if target >= 0 else max(1, len(targets))
 
 
 def _valued(targets: Places, said: Places, metric: str, target: int, classes: int) -> tuple[float, Floats]:

@@ -13,6 +13,7 @@ Floats = NDArray[np.float64]
 LEVEL = 0.95
 Z = float(norm.ppf(0.5 + LEVEL / 2))
 POWER = 0.8
+WIDEST = 1e6  # finite, so that no width times it is none
 REACH = Z + float(norm.ppf(POWER))  # an effect of so many standard errors is seen in 80 % of cases
 
 
@@ -70,17 +71,34 @@ def inflation(influences: Floats, groups: Grouping) -> float:
     """How many times as wide an interval is for the groups that the samples come in; influences: (n,), of mean 0.
 
     The root of the design effect, the variance of group sums over that of samples as if they were independent, never
-    below 1, and Student's t for the number of groups.
-    Sources: Rao & Scott 1992, A Simple Method for the Analysis of Clustered Binary Data; Cameron & Miller 2015.
+    below 1, and Student's t for the effective number of groups among the samples that count at all.
+    Sources: Rao & Scott 1992, A Simple Method for the Analysis of Clustered Binary Data; Cameron & Miller 2015, A
+    Practitioner's Guide to Cluster-Robust Inference; Carter, Schnepel & Steigerwald 2017 for the effective number.
     """
     if groups.alone:
         return 1.0
-    independent = float(influences @ influences)
-    if groups.groups < 2:
-        return np.inf
+    counting = groups.numbers[influences != 0]
+    sizes = np.bincount(counting if len(counting) else groups.numbers).astype(np.float64)
     sums = np.bincount(groups.numbers, weights=influences, minlength=groups.groups)
-    effect = float(sums @ sums) * groups.groups / (groups.groups - 1) / independent if independent > 0 else 1.0
-    return float(np.sqrt(max(1.0, effect)) * t.ppf(0.5 + LEVEL / 2, groups.groups - 1) / Z)
+    factor = widening(np.asarray(sums @ sums), np.asarray(influences @ influences), sizes.sum(), sizes @ sizes)
+    return float(factor)
+
+
+def widening(clustered: Floats, independent: Floats, samples: Floats, squares: Floats) -> Floats:
+    """The factors by which intervals widen; all of one shape.
+
+    clustered, independent: Σ over groups, and over samples, of squared influences. samples, squares: Σ of the group sizes
+    and of their squares; samples² / squares is the number of groups of equal size that say as much. One group says
+    nothing of others: the factor is WIDEST.
+    """
+    number = np.divide(samples**2, squares, out=np.ones(np.shape(squares)), where=np.asarray(squares) > 0)
+    freedom = np.maximum(number - 1, 0.0)
+    effect = np.divide(clustered, independent, out=np.ones(np.shape(independent)), where=np.asarray(independent) > 0)
+    alone = np.full(np.shape(number), WIDEST**2)
+    effect = np.maximum(effect, 1.0) * np.divide(number, freedom, out=alone, where=freedom > 0)
+    student = t.ppf(0.5 + LEVEL / 2, np.maximum(freedom, 1e-3)) / Z
+    result: Floats = np.minimum(np.sqrt(np.maximum(effect, 1.0)) * student, WIDEST)
+    return result
 
 
 def p_of(point: Floats, ends: Interval, against: Floats | float = 0.0) -> Floats:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
 
 from tasks.compute import intervals
 from tasks.compute.intervals import Floats, Grouping
@@ -116,16 +115,18 @@ def inflations(cells: Triples, influences: Floats, groups: Grouping) -> Floats:
         codes.append(kind.patterns[mine[here]])
         rows.append(groups.numbers[here] * classes + names[-1])
     keys, number = np.unique(np.concatenate(rows), return_inverse=True)
+    sizes = np.bincount(number).astype(np.float64)
     name, code = np.concatenate(names), np.concatenate(codes)
-    student = t.ppf(0.5 + intervals.LEVEL / 2, max(1, groups.groups - 1)) / intervals.Z
+
+    def by_class(values: Floats) -> Floats:
+        return np.bincount(keys % classes, weights=values, minlength=classes).astype(np.float64)
+
     found = np.ones(influences.shape[:2])
     for m, slopes in enumerate(influences):
         moved = slopes[name, code]
-        sums = np.bincount(number, weights=moved)
-        clustered: Floats = np.bincount(keys % classes, weights=sums**2, minlength=classes).astype(np.float64)
-        independent: Floats = np.bincount(name, weights=moved**2, minlength=classes).astype(np.float64)
-        effect = ratio(clustered * (groups.groups / max(1, groups.groups - 1)), independent)
-        found[m] = np.sqrt(np.maximum(effect, 1.0)) * student
+        sums: Floats = np.bincount(number, weights=moved).astype(np.float64)
+        independent = np.bincount(name, weights=moved**2, minlength=classes).astype(np.float64)
+        found[m] = intervals.widening(by_class(sums**2), independent, by_class(sizes), by_class(sizes**2))
     return found
 
 

@@ -55,7 +55,8 @@ class Fit(NamedTuple):
 def fit(train: Rows, watched: Rows | None, options: Options) -> Fit:
     """Adam on the penalised cross-entropy in float64, on one thread: the same rows in the same order give the same bits.
 
-    Without watched rows it stops when the training loss no longer falls. A class without examples is never predicted.
+    Without watched rows it stops when the training loss no longer falls. A class without examples is never predicted, and
+    watched rows of a class that is not learnt (-1) say nothing.
     Raises ValueError for rows of fewer than two classes.
     """
     if len(np.unique(train.targets)) < 2:
@@ -63,7 +64,9 @@ def fit(train: Rows, watched: Rows | None, options: Options) -> Fit:
     mean = train.features.mean(axis=0, dtype=np.float64)
     scale = train.features.std(axis=0, dtype=np.float64) + 1e-9
     inputs = (train.features - mean) / scale
-    seen = None if watched is None or not len(watched.targets) else ((watched.features - mean) / scale, watched.targets)
+    seen = None
+    if watched is not None and (known := watched.targets >= 0).any():
+        seen = ((watched.features[known] - mean) / scale, watched.targets[known])
     with threadpool_limits(1):
         best, history = _descend(inputs, train.targets, seen, options)
     hidden, hidden_bias, weights, bias = best
@@ -135,10 +138,9 @@ def _log_shares(logits: Matrix) -> Matrix:
 
 
 def _loss(parts: list[Matrix], rows: Matrix, targets: NDArray[np.int64]) -> float:
-    """Mean cross-entropy of rows whose class is known; a class that is not learnt (-1) says nothing."""
-    known = np.flatnonzero(targets >= 0)
-    shares = _log_shares(_forward(parts, rows[known])[1])
-    return float(-shares[np.arange(len(known)), targets[known]].mean()) if len(known) else np.inf
+    """Mean cross-entropy."""
+    shares = _log_shares(_forward(parts, rows)[1])
+    return float(-shares[np.arange(len(targets)), targets].mean())
 
 
 def _slopes(

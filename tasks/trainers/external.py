@@ -8,13 +8,17 @@ with sample_id and class_name, or probabilities p:CLASS, or both.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import re
 import shutil
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,8 @@ CALL = (
     "found(dataset=pathlib.Path(sys.argv[3]), predictions=pathlib.Path(sys.argv[4]), seed=int(sys.argv[5]))"
 )
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")
 HASHED_BYTES = 64_000_000
 HARMLESS = {checking.MISSING, checking.OTHER, checking.REPEATED}
 
@@ -53,11 +59,46 @@ def _inputs(stores: Stores, plan: RetrainPlan, dataset: DatasetVersion) -> dict[
 
 
 def _files(options: ExternalOptions) -> dict[str, str]:
-    """Hashes of the program's files among the arguments: an edited program is another one."""
-    names = options.command or [f"{options.function.partition(':')[0].replace('.', '/')}.py"]
-    files = [Path(name) for name in names if "{" not in name]
-    small = [file for file in files if _is_file(file) and file.stat().st_size <= HASHED_BYTES]
-    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in small}
+    """Hashes of the files that are named and of the modules that are run, by name: an edited program is another one.
+
+    Of a module in a package it is every .py file of the package; what else a program imports is not looked into.
+    """
+    words = [part for word in options.command for part in (word, word.partition("=")[2]) if "{" not in part]
+    found = {str(Path(word)): Path(word) for word in words if word}
+    for module in _modules(options):
+        found |= _sources(module.partition(".")[0])
+    small = {name: file for name, file in found.items() if _is_file(file) and file.stat().st_size <= HASHED_BYTES}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in sorted(small.items())}
+
+
+def _modules(options: ExternalOptions) -> list[str]:
+    """Modules that are run: that of the function, and what follows -m."""
+    words = options.command
+    named = [after for word, after in pairwise(words) if word == "-m"] + [
+        word[2:] for word in words if word[:2] == "-m"
+    ]
+    return [name for name in (options.function.partition(":")[0], *named) if MODULE.fullmatch(name)]
+
+
+def _sources(name: str) -> dict[str, Path]:
+    """The files of a top module or package by their path in it, found as Python finds it; nothing is imported.
+
+    None of what is installed, such as torch of `python -m torch.distributed.run`: nobody edits that.
+    """
+    importlib.invalidate_caches()
+    spec = PathFinder.find_spec(name, [str(Path.cwd()), *sys.path])
+    if spec is None:
+        return {}
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    places = folders or [Path(spec.origin or name)]
+    if any(place.is_relative_to(sysconfig.get_path(kind)) for place in places for kind in INSTALLED):
+        return {}
+    files = [file for folder in folders for file in folder.rglob("*.py")] or places
+    return {str(file.relative_to(place.parent)): file for place in places for file in files if _below(file, place)}
+
+
+def _below(file: Path, place: Path) -> bool:
+    return file.is_relative_to(place) and not any(part.startswith(".") for part in file.relative_to(place).parts)
 
 
 def _is_file(file: Path) -> bool:

@@ -24,7 +24,7 @@ from tasks.compute.encoder import EncoderError, resolve_device
 from tasks.compute.finetuning import Recipe, Rows, Training
 from tasks.compute.network import NetworkError, Shape
 from tasks.steps import counting
-from tasks.trainers.protocol import Answers, Job, Trained, Trainer, checkpoint_key
+from tasks.trainers.protocol import Answers, Job, Trained, Trainer, checkpoint_key, watchable
 
 ASIDE = 0.1  # share of the groups that stop training early, where there is no development split
 AT_ONCE_BYTES = 500_000_000  # pixels of evaluation images that are held at once
@@ -114,11 +114,11 @@ def _recipe(job: Job) -> Recipe:
 
 def _data(stores: Stores, job: Job) -> Data:
     """Pixels of the train rows, and of those that stop it early: the development split, or a share that is set aside."""
-    options, notes = job.plan.trainer.finetune, []
-    train, watched = job.train, job.development
+    options, train = job.plan.trainer.finetune, job.train
+    watched, notes = watchable(job)
     if not watched.num_rows and options.patience:
         train, watched = set_aside(train, ASIDE)
-        notes.append(f"no development split: {watched.num_rows} train images were set aside to stop early")
+        notes.append(f"no development data: {watched.num_rows} train images were set aside to stop early")
     rows, counted = _rows(stores, job, train)
     seen, counted_watched = _rows(stores, job, watched)
     if len(rows.targets) < 2 or len(np.unique(rows.targets)) < 2:

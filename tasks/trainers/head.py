@@ -14,7 +14,7 @@ from models.retraining import HeadOptions, RetrainPlan
 from storage.stores import Stores
 from tasks import features, heads
 from tasks.compute import classifier, perceptron
-from tasks.trainers.protocol import Answers, Job, Trained, Trainer
+from tasks.trainers.protocol import Answers, Job, Trained, Trainer, watchable
 
 
 def _inputs(_stores: Stores, plan: RetrainPlan, _dataset: DatasetVersion) -> dict[str, Any]:
@@ -27,7 +27,8 @@ def _fit(stores: Stores, job: Job) -> Trained:
     """Fit on the train rows; development rows stop an MLP early. A bootstrap draws its rows by the seed."""
     options, classes = job.plan.trainer.head, len(job.dataset.class_names)
     train = _rows(stores, job, job.train)
-    development = _rows(stores, job, job.development if options.kind == "mlp" else job.development.slice(0, 0))
+    watched, notes = watchable(job) if options.kind == "mlp" else (job.development.slice(0, 0), [])
+    development = _rows(stores, job, watched)
     if len(np.unique(train.targets)) < 2:
         raise BadInput("the train split holds labels of fewer than two classes; add some, or hold back less")
     if options.bootstrap:
@@ -43,7 +44,7 @@ def _fit(stores: Stores, job: Job) -> Trained:
         history=history,
         environment={"device": "cpu", "threads": 1},
         unreadable={},
-        notes=[],
+        notes=notes,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.corpus import EncoderSpec
@@ -72,6 +73,15 @@ class Trainer(NamedTuple):
     fit: Callable[[Stores, Job], Trained]
     predict: Callable[[Stores, ModelVersion, TrainingRun, pa.Table], Answers]
     source: str = "computed"  # of its inference sets
+
+
+def watchable(job: Job) -> tuple[pa.Table, list[str]]:
+    """The development rows that early stopping can go by, those of a class that is learnt, and a note about the others."""
+    mask = pc.is_in(job.development.column("class_name"), value_set=pa.array(job.dataset.class_names, pa.string()))
+    known = job.development.filter(mask)
+    others = job.development.num_rows - known.num_rows
+    note = f"{others} development images are of classes that training does not have: left out of early stopping"
+    return known, [note] if others else []
 
 
 def checkpoint_key(key: str) -> str:

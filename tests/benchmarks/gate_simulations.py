@@ -17,7 +17,7 @@ from tasks.compute.intervals import share
 from tests.benchmarks.gate_worlds import Margins, differences, draw, judged, shifted, sliced, steady, truth
 
 T = TypeVar("T")
-FIRST_SEED = 20_000  # nothing was looked at under these seeds while the methods were chosen
+FIRST_SEED = 40_000  # nothing was looked at under these seeds while the methods were chosen
 NULL = ((2, 100, 1_000), (5, 300, 2_000), (10, 30, 2_500), (10, 300, 2_500), (20, 1_000, 5_000), (50, 300, 5_000))
 SIZES = (30, 100, 300, 1_000, 5_000)
 METRICS = ("precision", "recall", "f1", "accuracy", "macro_f1")

@@ -1,6 +1,8 @@
 """The team's own training: run apart, told what to do, stopped in time, and believed only as far as it can be checked."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from flows.cli_settings import fields_of
 from models.errors import BadInput
 from models.learning import ModelVersion, TrainingRun
 from models.retraining import ExternalOptions, RetrainPlan, TrainerPlan
@@ -20,8 +23,9 @@ from storage import runs
 from storage.stores import open_stores
 from tasks import datasets, evaluating, learning, scenarios
 from tasks.predicting import predictions_of
-from tasks.trainers import running
+from tasks.trainers import external, running
 
+REPOSITORY = Path(running.__file__).parents[2]
 HEAD = """
 import json, os, pathlib, sys, time
 import pyarrow as pa, pyarrow.parquet as pq
@@ -90,6 +94,46 @@ def test_its_answers_are_evaluated_like_any_others_and_it_runs_once(world: Path,
     assert fit(edited).version == 2
 
 
+WAYS: list[tuple[dict[str, Any], str]] = [
+    ({"function": "team:train"}, "team/__init__.py"),
+    ({"function": "team.fit:train"}, "team/fit.py"),
+    ({"function": "team.fit:train"}, "team/parts/loss.py"),
+    ({"command": [sys.executable, "-m", "team.fit", "{dataset}", "{predictions}", "{seed}"]}, "team/parts/loss.py"),
+    ({"command": [sys.executable, "-m", "team", "{dataset}", "{predictions}", "{seed}"]}, "team/__main__.py"),
+    ({"command": [sys.executable, "-m", "tool", "{dataset}", "{predictions}", "{seed}"]}, "tool.py"),
+    ({"command": [sys.executable, "tool.py", "{dataset}", "{predictions}", "{seed}", "--o=o.yaml"]}, "o.yaml"),
+]
+
+
+@pytest.mark.parametrize(("options", "edited"), WAYS)
+def test_an_edited_program_is_another_one_however_it_is_named(
+    world: Path, options: dict[str, Any], edited: str
+) -> None:
+    Path("team/parts").mkdir(parents=True)
+    for name in ("team/fit.py", "team/__main__.py", "tool.py"):
+        Path(name).write_text(GOOD + MAIN)
+    Path("team/__init__.py").write_text("from team.fit import train\n")
+    for name in ("team/parts/loss.py", "unrelated.py", "o.yaml"):
+        Path(name).write_text("")
+    assert fit(plan(GOOD, **options)).version == 1
+    Path("unrelated.py").write_text("edited = True\n")
+    assert fit(plan(GOOD, **options)).reused
+    Path(edited).write_text(f"{Path(edited).read_text()}\n# edited\n")
+    assert fit(plan(GOOD, **options)).version == 2
+    assert "team" not in sys.modules
+
+
+def test_files_of_what_is_installed_are_not_hashed() -> None:
+    options = ExternalOptions(command=["python", "-m", "torch.distributed.run", "-m", "os", "-mjson.tool", "{dataset}"])
+    assert external._files(options) == {}
+
+
+def test_the_command_in_the_readme_is_a_command() -> None:
+    (line,) = re.findall(r"--trainer external` \|.*?(--set command=.*?)`", (REPOSITORY / "README.md").read_text())
+    (options,) = fields_of([shlex.split(line)[1]], [ExternalOptions], listing="")
+    assert options == {"command": ["python", "fit.py", "{dataset}", "{predictions}"]}
+
+
 def test_samples_without_an_answer_are_counted_and_a_scenario_of_them_is_refused(world: Path) -> None:
     program = GOOD.replace("pa.table(answers)", "pa.table(answers).slice(0, 30)")
     found = fit(plan(program))
@@ -110,6 +154,10 @@ FAILURES = {
     "link": (HEAD + "    predictions.symlink_to('/etc/passwd')", "left no predictions"),
     "none of them": (
         HEAD + "    pq.write_table(pa.table({'sample_id': ['a'], 'class_name': ['bar']}), predictions)",
+        "answered for none of the samples",
+    ),
+    "no rows": (
+        HEAD + "    pq.write_table(pa.table(answers).slice(0, 0), predictions)",
         "answered for none of the samples",
     ),
     "no class": (
@@ -193,10 +241,11 @@ def test_it_ends_when_dipnet_is_killed(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(ORPHAN)
     command, log = [sys.executable, "train.py"], str(tmp_path / "log")
     work = f"""from pathlib import Path
-from tasks.trainers import running
+from tasks.trainers import external, running
 running.run({command!r}, Path({log!r}), seconds=600)"""
-    repository = str(Path(running.__file__).parents[2])
-    process = subprocess.Popen([sys.executable, "-c", work], env={**os.environ, "PYTHONPATH": repository}, cwd=tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", work], env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, cwd=tmp_path
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "grandchild").exists() or not (tmp_path / "grandchild").read_text():
         assert time.monotonic() < deadline

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ import torch
 import torchvision
 
 from models.errors import BadInput, Unavailable
-from models.learning import ModelVersion, TrainingRun
-from models.retraining import FinetuneOptions, RetrainPlan, TrainerPlan
+from models.learning import DatasetVersion, ModelVersion, TrainingRun
+from models.retraining import FinetuneOptions, HeadOptions, RetrainPlan, TrainerPlan
 from models.values import Fitted
 from storage import runs, tables
 from storage.stores import open_stores
@@ -27,6 +27,7 @@ from tasks import datasets, evaluating, learning, scenarios
 from tasks.compute import finetuning
 from tasks.predicting import read_predictions
 from tasks.trainers import finetune
+from tests.tasks.conftest import prepare
 from tests.tasks.test_learning import split_dataset
 
 TINY = "shufflenet_v2_x0_5"  # 0.3 M parameters: checkpoints of resnet18 are 180 MB
@@ -185,6 +186,41 @@ def test_without_development_data_a_share_is_set_aside_by_group_and_said(world: 
     assert not set(kept.column("group").to_pylist()) & set(aside.column("group").to_pylist())
     again = finetune.set_aside(listing.take(np.arange(400)[::-1]), 0.1)[1]
     assert set(again.column("sample_id").to_pylist()) == set(aside.column("sample_id").to_pylist())
+
+
+def test_development_images_of_a_class_that_is_not_learnt_are_left_out_of_early_stopping(
+    world: Path, draw: Callable[..., Path]
+) -> None:
+    folder = draw("rings", 12, seed=78)
+    table = folder / "metadata.csv"
+    table.write_text(table.read_text().replace("bar", "ring").replace("square", "ring"))
+    prepare("rings", folder, "development")
+    found = fit(plan())
+    told = "12 development images are of classes that training does not have: left out of early stopping"
+    assert found.notes[0] == told
+    assert np.isfinite(training_of("net")[1].history[0]["development_loss"])
+    head = RetrainPlan(model="head", corpora=["train"], trainer=TrainerPlan(head=HeadOptions(kind="mlp", hidden=8)))
+    assert fit(head).notes == [told]
+
+
+def test_development_images_of_unknown_classes_alone_are_as_none(world: Path) -> None:
+    dataset_id = split_dataset(train=60)
+    learning.fit(dataset_id, plan("without", patience=2))
+    with open_stores() as stores:
+        dataset = stores.db.get_one(DatasetVersion, dataset_id)
+        listing = datasets.read_listing(stores, dataset)
+        rings = listing.slice(0, 8).set_column(1, "class_name", pa.array(["ring"] * 8))
+        at = listing.column_names.index("split")
+        rings = rings.set_column(at, "split", pa.array(["development"] * 8))
+        dataset.listing_sha256 = stores.objects.write(
+            dataset.listing_key, tables.to_bytes(pa.concat_tables([listing, rings]))
+        )
+        dataset.learnt_hash = "with rings"
+        stores.db.add(dataset)
+    found = learning.fit(dataset_id, plan("with", patience=2))
+    assert found.notes[0].startswith("8 development images are of classes that training does not have")
+    assert "train images were set aside to stop early" in found.notes[1]
+    assert training_of("with")[0].weights_sha256 == training_of("without")[0].weights_sha256
 
 
 def test_weights_come_from_a_file_and_its_bytes_are_part_of_what_is_fitted(world: Path, tmp_path: Path) -> None:

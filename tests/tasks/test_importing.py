@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 from sqlmodel import func, select
 
-from models.errors import BadInput, Incompatible
+from models.errors import BadInput, Incompatible, NotFound
 from models.learning import InferenceSet, ModelVersion, Scenario, TrainingRun
 from models.retraining import PredictionsPlan
 from models.values import Imported
@@ -126,6 +127,33 @@ def damaged(change: Callable[[list[dict[str, object]]], None], table: pa.Table) 
     rows = table.to_pylist()
     change(rows)
     return pa.Table.from_pylist(rows)
+
+
+@pytest.mark.parametrize("name", ["champion", "none"])
+def test_a_model_is_not_called_what_means_another(sound: pa.Table, tmp_path: Path, name: str) -> None:
+    file = write_parquet(sound, tmp_path / "a.parquet")
+    with pytest.raises(BadInput, match=f"'{name}' has a meaning of its own"):
+        take(file, name)
+    with pytest.raises(ValidationError, match="model"):
+        take(file, "elsewhere@2")
+    assert counts() == [0, 0, 0]
+
+
+def test_a_file_without_rows_misses_every_sample(sound: pa.Table, tmp_path: Path) -> None:
+    for columns in (["sample_id", "class_name"], ["sample_id", "p:bar", "p:square"]):
+        with pytest.raises(importing.Refused, match="24 missing; predict every sample"):
+            take(write_parquet(sound.slice(0, 0).select(columns), tmp_path / "a.parquet"))
+    assert counts() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("version", ["2", "0", "-1", "9999999999", "99999999999999999999999", "9" * 5_000, "²", "x"])
+def test_a_version_that_there_is_not_is_not_found(sound: pa.Table, tmp_path: Path, version: str) -> None:
+    take(write_parquet(sound, tmp_path / "a.parquet"))
+    with open_stores() as stores:
+        assert runs.get_model(stores.db, name="elsewhere@1").version == 1
+        for look_up, name in ((runs.get_model, "elsewhere"), (runs.get_scenario, "dev")):
+            with pytest.raises(NotFound, match=f"there is no .* '{name}@"):
+                look_up(stores.db, name=f"{name}@{version}")
 
 
 DAMAGES: dict[str, tuple[Callable[[list[dict[str, object]]], object], str]] = {

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from models.errors import Incompatible
+from models.errors import BadInput, Incompatible
 from models.learning import DatasetVersion, ModelVersion
 from models.retraining import HeadOptions, RetrainPlan, TrainerPlan
 from models.values import Fitted
@@ -39,6 +39,11 @@ def test_other_inputs_are_the_next_version_and_the_same_are_the_one_that_is_ther
     other = fit(plan("other"))
     assert (other.version, other.reused) == (1, False)
     assert model_of("other").weights_sha256 == model_of("m@1").weights_sha256 == model_of("m@5").weights_sha256
+
+
+def test_a_model_is_not_called_what_means_another(world: Path) -> None:
+    with pytest.raises(BadInput, match="'champion' has a meaning of its own"):
+        learning.fit(datasets.freeze_dataset(plan("champion")), plan("champion"))
 
 
 def test_a_bootstrap_makes_the_seed_count(world: Path) -> None:

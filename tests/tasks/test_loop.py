@@ -221,6 +221,8 @@ def test_the_loop_closes_and_twice_changes_nothing(world: Path) -> None:
     first, rows = loop(), rows_by_table()
     assert loop() == first
     assert rows_by_table() == rows
+    other = evaluating.compare("before", "after", "all-holdout", 500, 1)
+    assert other.comparison_id not in {one.comparison_id for one in first[1]}  # another seed is not ignored
     with open_stores() as stores:
         run = campaigns.get_run(stores.db, run_id=1)
         assert run.state is RunState.LABELLED

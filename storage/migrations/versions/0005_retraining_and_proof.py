@@ -89,6 +89,12 @@ def _rename_scenarios() -> None:
 def _change_comparisons() -> None:
     whole = {name: (sa.Integer(), "0") for name in ("samples", "groups", "resamples", "seed")}
     _add("comparison", **whole, changes_key=_text(), summary=_json("{}"))
+    with op.batch_alter_table("comparison", schema=None) as batch_op:
+        batch_op.drop_constraint("uq_comparison_before_id_after_id_scenario_id", type_="unique")
+        batch_op.create_unique_constraint(
+            batch_op.f("uq_comparison_before_id_after_id_scenario_id_resamples_seed"),
+            ["before_id", "after_id", "scenario_id", "resamples", "seed"],
+        )
     _add("metricdelta", p=(sa.Float(), "1"), q=(sa.Float(), "1"), detectable=(sa.Float(), "0"))
 
 
@@ -204,7 +210,15 @@ def downgrade() -> None:
         for name in ("key", "policy", "findings", "before_id", "after_id", "samples_needed", "settled"):
             batch_op.drop_column(name)
     _drop("metricdelta", "p", "q", "detectable")
+    op.execute("DELETE FROM metricdelta")  # of several comparisons of one pair only one could stay
+    op.execute("DELETE FROM comparison")
+    with op.batch_alter_table("comparison", schema=None) as batch_op:
+        batch_op.drop_constraint("uq_comparison_before_id_after_id_scenario_id_resamples_seed", type_="unique")
+        batch_op.create_unique_constraint(
+            "uq_comparison_before_id_after_id_scenario_id", ["before_id", "after_id", "scenario_id"]
+        )
     _drop("comparison", "samples", "groups", "resamples", "seed", "changes_key", "summary")
+    op.execute("UPDATE scenario SET name = name || '@' || version WHERE version > 1")  # a name had one version
     with op.batch_alter_table("scenario", schema=None) as batch_op:
         batch_op.drop_constraint("uq_scenario_name_version", type_="unique")
         batch_op.drop_constraint("fk_scenario_parent_id", type_="foreignkey")

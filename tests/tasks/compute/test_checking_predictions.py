@@ -29,6 +29,12 @@ def test_sound_rows_in_any_order_say_what_they_say() -> None:
     assert found.sums.tolist() == [1.0, 1.0, 1.0]
 
 
+def test_no_rows_at_all_are_samples_without_an_answer() -> None:
+    found = check([], [], [], samples=2)
+    assert told(found) == {checking.MISSING: [0, 1]}
+    assert (found.rows.tolist(), found.predicted.tolist()) == ([-1, -1], [NOTHING, NOTHING])
+
+
 def test_missing_and_extra_rows_and_duplicates_of_both_kinds_are_told_apart() -> None:
     rows = [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.9, 0.1], [1.0, 0.0]]
     found = check([0, 0, 1, 1, EXTRA], [0, 0, 0, 0, UNKNOWN], rows, samples=4)

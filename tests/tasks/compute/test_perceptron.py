@@ -66,6 +66,14 @@ def test_development_rows_stop_it_and_are_never_learnt_from() -> None:
     assert [row["loss"] for row in stopped.history] == [row["loss"] for row in long[: len(stopped.history)]]
 
 
+def test_development_rows_of_a_class_that_is_not_learnt_say_nothing() -> None:
+    train, watched = rings(200, seed=0), rings(100, seed=1)
+    unknown = Rows(watched.features[:5], np.full(5, -1))
+    assert digest(perceptron.fit(train, unknown, OPTIONS)) == digest(perceptron.fit(train, None, OPTIONS))
+    both = Rows(*(np.concatenate(pair) for pair in zip(watched, unknown, strict=True)))
+    assert digest(perceptron.fit(train, both, OPTIONS)) == digest(perceptron.fit(train, watched, OPTIONS))
+
+
 def test_balanced_rows_find_more_of_a_rare_class() -> None:
     generator = np.random.default_rng(0)
     targets = (np.arange(600) % 20 == 0).astype(np.int64)

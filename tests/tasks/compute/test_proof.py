@@ -148,6 +148,46 @@ def test_related_images_count_as_what_they_are() -> None:
     np.testing.assert_allclose(wide.f1.high - wide.f1.low, plain.f1.high - plain.f1.low, rtol=0.06)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 5, 20])
+def test_a_class_that_lies_in_few_groups_proves_little(groups: int) -> None:
+    """Every group of twenty changes as a whole, for better or worse by chance: "better" at most as often as it should be."""
+    generator, better = np.random.default_rng(groups), 0
+    for trial in range(150):
+        moved = np.repeat(generator.choice([-1, 0, 1], groups), 20)
+        chance = generator.random(20 * groups) < 0.5
+        before, after = np.where(moved == 0, chance, moved < 0), np.where(moved == 0, chance, moved > 0)
+        rest = np.zeros(200, np.int64)
+        targets = np.concatenate([np.ones(20 * groups, np.int64), rest])
+        names = np.concatenate([np.repeat(np.arange(groups), 20), 1_000 + np.arange(200)])
+        sides = [np.concatenate([side.astype(np.int64), rest]) for side in (before, after)]
+        better += deltas_of(targets, *sides, classes=2, seed=trial, groups=names)["f1", 1].low > 0
+    assert better / 150 <= 0.06
+
+
+def test_samples_that_are_one_group_say_nothing_of_others() -> None:
+    targets, before, after = np.random.default_rng(5).integers(0, 2, (3, 30))
+    one = np.zeros(30, np.int64)
+    for row in deltas_of(targets, before, after, classes=2, groups=one).values():
+        assert (row.low, row.high) == (-1.0, 1.0)
+    same = np.full(30, 0.2)
+    found = deltas.paired_mean("brier", same, same, intervals.grouping(one, 30), most=2.0)
+    assert np.isfinite([found.low, found.high, found.p]).all()
+    alone = metrics.ends(targets, before, classes=2, groups=intervals.grouping(one, 30))
+    assert float(alone.macro_f1.low) == 0.0 and float(alone.macro_f1.high) == 1.0
+
+
+def test_ten_images_among_thousands_are_ten_images() -> None:
+    targets = np.zeros(5_000, np.int64)
+    targets[:10] = 1
+    arm = np.stack([targets] * 3)
+    wide, narrow = (
+        deltas.uplift(targets[:size], arm[:, :size], arm[:, :size], metric="recall", target=1, classes=2)
+        for size in (5_000, 10)
+    )
+    assert wide.high == pytest.approx(narrow.high, rel=0.2)
+    assert wide.high > 0.1
+
+
 def test_mcnemar_is_the_exact_sign_test() -> None:
     targets = np.zeros(20, np.int64)
     before, after = targets.copy(), targets.copy()
