@@ -21,19 +21,23 @@ from tasks.steps import step
 
 @step()
 def evaluate(model_name: str, scenario_name: str) -> int:
-    """Predict a scenario's samples and store the metrics. Twice changes nothing. Returns the evaluation's id."""
+    """Predict a scenario's samples and store the metrics. Twice changes nothing. Returns the evaluation's id.
+
+    Metrics from before 0.4 have no intervals, and are measured anew.
+    """
     with open_stores() as stores:
         model = runs.get_model(stores.db, name=model_name)
         scenario = runs.get_scenario(stores.db, name=scenario_name)
         held = runs.find_inference(stores.db, model_id=model.id or 0, scenario_id=scenario.id or 0)
         inference = held or infer(stores, model, scenario)
         found = runs.find_evaluation(stores.db, inference_id=inference.id or 0)
-        if found is None:
+        if found is None or "intervals" not in found.metrics:
             predictions = read_predictions(stores, inference)
 
             figures = measured(predictions, _groups(stores, scenario, predictions))
 
-            found = Evaluation(inference_id=inference.id or 0, metrics=figures)
+            found = found or Evaluation(inference_id=inference.id or 0)
+            found.metrics = figures
             stores.db.add(found)
             stores.db.flush()
     return found.id or 0

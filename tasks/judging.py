@@ -16,7 +16,7 @@ from models.values import Gated
 from storage import campaigns, corpora, runs
 from storage.stores import Stores, open_stores
 from tasks.compute import gate
-from tasks.scenarios import OVERALL
+from tasks.scenarios import OVERALL, is_old
 from tasks.steps import step
 
 SOLVED = (IssueState.COLLECTING, IssueState.LABELLING, IssueState.RETRAINING, IssueState.RESOLVED)
@@ -29,7 +29,7 @@ class Compared:
     comparison: Comparison
     scenario: Scenario
     deltas: dict[tuple[str, str], MetricDelta]
-    develops: bool  # it holds data that was looked at while issues were shaped
+    develops: bool  # it holds data that was looked at while issues were shaped, or it is not known what it holds
 
 
 @step()
@@ -89,7 +89,8 @@ def _compared(stores: Stores, comparison_id: int) -> Compared:
     scenario = stores.db.get_one(Scenario, comparison.scenario_id)
     deltas = {(row.class_name, row.metric): row for row in runs.deltas_of(stores.db, comparison_id=comparison_id)}
     held = [corpora.get_corpus(stores.db, name=name) for name in scenario.corpora]
-    return Compared(comparison, scenario, deltas, any(corpus.split is Split.DEVELOPMENT for corpus in held))
+    develops = is_old(scenario) or any(corpus.split is Split.DEVELOPMENT for corpus in held)
+    return Compared(comparison, scenario, deltas, develops)
 
 
 def _models(stores: Stores, sides: Sequence[Compared]) -> tuple[ModelVersion, ModelVersion]:
@@ -128,7 +129,8 @@ def _claims(sides: Sequence[Compared], issue: Issue | None, policy: GatePolicy) 
 
 def _target(sides: Sequence[Compared], issue: Issue) -> Compared:
     """The comparison on the issue's own scenario. Raises BadInput where there is none, or where its class is not in it."""
-    found = next((side for side in sides if side.scenario.issue_id == issue.id), None)
+    own = (side for side in sides if side.scenario.issue_id == issue.id and not is_old(side.scenario))
+    found = next(own, None)
     if found is None:
         raise BadInput(f"issue '{issue.name}' has no comparison on a scenario of its own; compare the models there too")
     if (issue.class_name, "f1") not in found.deltas:

@@ -73,7 +73,7 @@ def freeze_scenario(
         if found is None:
             return _save(stores, name, wanted, _listing(stores, name, wanted), before=None).id or 0
         known = _definition_of(stores, found)
-        if not _is_old(found) and _compared(wanted) != _compared(known):
+        if not is_old(found) and _compared(wanted) != _compared(known):
             raise BadInput(f"scenario '{name}' is {known}, not {wanted}; repeat its definition, or choose another name")
         return found.id or 0
 
@@ -140,8 +140,6 @@ def issue_scenario(issue_name: str) -> str:
             held = [] if alone else _holdout_corpora(stores, or_answers_of=issue)
             wanted = _Definition(ScenarioKind.ISSUE, held, issue.slice_where, issue, NEAR_DUPLICATES, answers=True)
             _save(stores, name, wanted, _listing(stores, name, wanted), before=None)
-        elif _is_old(found):
-            return name
         elif (found.where, found.issue_id) != (issue.slice_where, issue.id):
             raise BadInput(
                 f"scenario '{name}' is {_definition_of(stores, found)}, and issue '{issue_name}' is about "
@@ -152,7 +150,7 @@ def issue_scenario(issue_name: str) -> str:
     return name
 
 
-def _is_old(scenario: Scenario) -> bool:
+def is_old(scenario: Scenario) -> bool:
     """Whether it was made before 0.4: what its definition was is not known, and it stays what it is."""
     return not scenario.corpora and not scenario.group_by
 
@@ -173,7 +171,7 @@ def _definition_of(stores: Stores, scenario: Scenario) -> _Definition:
 
 
 def _grow(stores: Stores, before: Scenario) -> Grown:
-    if _is_old(before):
+    if is_old(before):
         raise BadInput(f"scenario '{before.name}' was made before 0.4 and cannot grow; freeze another under a new name")
     wanted = _definition_of(stores, before)
     if before.name == OVERALL or (wanted.corpora and wanted.kind is ScenarioKind.ISSUE):

@@ -161,6 +161,75 @@ def test_the_upgrade_forgets_what_was_planned_and_never_mined_with_its_watermark
     engine.dispose()
 
 
+def insert_models_of_0_3(db: Connection) -> None:
+    """Two models, compared on three scenarios, with a gate about an issue."""
+    day = {"created_at": "2026-01-01"}
+    said = {"class_name": "c", "slice_where": "", "description": "", "state": "triage", "version": 1}
+    insert(db, "issue", id=1, name="i", **said, **day)
+    insert(db, "encoderspec", id=1, key="k", name="n", dim=4, weights_sha256="w", preprocessing="p", **day)
+    insert(db, "datasetversion", id=1, content_hash="h", listing_key="l", samples=9, class_names="[]",
+           adds_batches="[]", **day)  # fmt: skip
+    for number, name in ((1, "before"), (2, "after")):
+        insert(db, "trainingrun", id=number, key=name, dataset_id=1, encoder_id=1, trainer="head", parameters="{}",
+               seed=0, **day)  # fmt: skip
+        insert(db, "modelversion", id=number, training_run_id=number, name=name, weights_key="w", weights_sha256="w",
+               class_names="[]", **day)  # fmt: skip
+    for number, name, issue in ((1, "issue-i", 1), (2, "all-holdout", None), (3, "held", None)):
+        insert(db, "scenario", id=number, name=name, issue_id=issue, listing_key="l", listing_sha256="s", samples=9,
+               **day)  # fmt: skip
+        insert(db, "comparison", id=number, before_id=1, after_id=2, scenario_id=number, **day)
+        insert(db, "metricdelta", id=number, comparison_id=number, class_name="", metric="accuracy", before=0.5,
+               after=0.5, low=0, high=0)  # fmt: skip
+    insert(db, "gate", id=1, issue_id=1, slice_comparison_id=1, overall_comparison_id=2, verdict="pass", reasons="[]",
+           **day)  # fmt: skip
+
+
+def test_comparisons_from_before_0_4_are_forgotten_and_their_scenarios_make_room(tmp_path: Path) -> None:
+    url = url_in(tmp_path)
+    open_engine(url).dispose()
+    config = alembic_config(url)
+    command.downgrade(config, "0004")
+    engine = create_engine(url)
+    with engine.begin() as db:
+        insert_models_of_0_3(db)
+    for _ in range(2):
+        command.upgrade(config, "head")
+        with engine.begin() as db:
+            assert db.execute(text("SELECT count(*) FROM comparison")).scalar() == 0
+            assert db.execute(text("SELECT count(*) FROM metricdelta")).scalar() == 0
+            found = db.execute(text("SELECT name, issue_id, kind FROM scenario ORDER BY id")).all()
+            assert found == [
+                ("issue-i-before-0.4", 1, "issue"), ("all-holdout-before-0.4", None, "slice"), ("held", None, "slice"),
+            ]  # fmt: skip
+            gates = db.execute(text("SELECT before_id, after_id, verdict, settled FROM gate")).all()
+            assert gates in ([(1, 2, "pass", 1)], [])  # the way back forgets gates
+        command.downgrade(config, "0004")
+        with engine.begin() as db:
+            names = db.execute(text("SELECT name FROM scenario ORDER BY id")).scalars().all()
+        assert names == ["issue-i", "all-holdout", "held"]
+    engine.dispose()
+
+
+def test_old_scenarios_keep_other_names_where_fresh_ones_have_theirs(tmp_path: Path) -> None:
+    url = url_in(tmp_path)
+    open_engine(url).dispose()
+    config = alembic_config(url)
+    command.downgrade(config, "0004")
+    engine = create_engine(url)
+    told = {"listing_key": "l", "listing_sha256": "s", "samples": 9, "created_at": "2026-01-01"}
+    with engine.begin() as db:
+        insert(db, "scenario", id=1, name="all-holdout", **told)
+    command.upgrade(config, "head")
+    with engine.begin() as db:
+        insert(db, "scenario", id=2, name="all-holdout", **told)
+    command.downgrade(config, "0004")
+    command.upgrade(config, "head")
+    with engine.begin() as db:
+        names = db.execute(text("SELECT name FROM scenario ORDER BY id")).scalars().all()
+    assert names == ["all-holdout-before-0.4", "all-holdout-before-0.4-2"]
+    engine.dispose()
+
+
 def test_a_database_from_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     url = url_in(tmp_path)
     engine = open_engine(url)

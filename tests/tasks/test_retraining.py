@@ -357,6 +357,44 @@ def test_development_data_makes_no_claim_but_a_regression_suite_does(world: Path
     assert ("scenario", "dark") in names and ("scenario", "dev") not in names
 
 
+def test_a_scenario_from_before_0_4_is_shown_but_makes_no_claim_and_is_no_issues_own(world: Path) -> None:
+    from storage import runs
+
+    train()
+    scenarios.freeze_scenario("old", ["held"])
+    with open_stores() as stores:  # as it is after the upgrade
+        scenario, issue = runs.get_scenario(stores.db, name="old"), stores.db.exec(select(Issue)).one()
+        scenario.corpora, scenario.group_by, scenario.issue_id = [], "", issue.id
+        stores.db.add(scenario)
+    train("n", seed=1, scenarios=["old"])  # compared there first
+    scenarios.freeze_scenario("dark", ["held"], "tone = 'dark'")
+    with open_stores() as stores:
+        scenario = runs.get_scenario(stores.db, name="dark")
+        scenario.corpora, scenario.group_by = [], ""
+        stores.db.add(scenario)
+    found = train("n", seed=1, issue="light-bar")
+    assert {"old", "dark"} <= {compared.scenario for compared in found.comparisons}
+    with open_stores() as stores:
+        findings = stores.db.get_one(Gate, found.gates[0].gate_id).findings
+    assert [row["samples"] for row in findings if row["role"] == "target"] == [12]
+    assert [row["name"] for row in findings if row["role"] == "scenario"] == []
+
+
+def test_metrics_from_before_0_4_are_measured_anew(world: Path) -> None:
+    from models.learning import Evaluation
+    from tasks import evaluating
+
+    first = train()
+    with open_stores() as stores:
+        row = stores.db.get_one(Evaluation, first.evaluations["held"])
+        whole = row.metrics
+        row.metrics = {"accuracy": 0.5}
+        stores.db.add(row)
+    assert evaluating.evaluate("m", "held") == first.evaluations["held"]
+    with open_stores() as stores:
+        assert stores.db.get_one(Evaluation, first.evaluations["held"]).metrics == whole
+
+
 def test_what_is_trained_on_is_known_by_its_versions(world: Path) -> None:
     train()
     run_to_labels(campaign_plan(budget=20))

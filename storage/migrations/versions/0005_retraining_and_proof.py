@@ -1,5 +1,10 @@
 """versions of models and scenarios, splits of datasets, gates about anything, promotions and uplift
 
+Comparisons from before are deleted with their differences: their intervals are of a plain bootstrap, which says zero
+about a handful of samples, so no gate may look at them; they are made anew when they are asked for. Nothing refers to
+them once gates name models, and gates keep the verdicts that they gave. Scenarios of issues and the one of all holdout
+data may hold development data, and cannot grow: they are kept as NAME-before-0.4, and fresh ones take their names.
+
 Revision ID: 0005
 Revises: 0004
 """
@@ -16,6 +21,7 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
+OLD = "-before-0.4"
 KIND = sa.Enum("corpus", "slice", "issue", "regression", name="scenariokind", native_enum=False, length=20)
 
 
@@ -26,6 +32,7 @@ def upgrade() -> None:
     _change_scenarios()
     _change_comparisons()
     _change_gates()
+    _delete_comparisons()
     _add_tables()
 
 
@@ -63,6 +70,20 @@ def _change_scenarios() -> None:
         batch_op.create_foreign_key(batch_op.f("fk_scenario_parent_id"), "scenario", ["parent_id"], ["id"])
         batch_op.drop_constraint("uq_scenario_name", type_="unique")
         batch_op.create_unique_constraint(batch_op.f("uq_scenario_name_version"), ["name", "version"])
+    _rename_scenarios()
+
+
+def _rename_scenarios() -> None:
+    """Make room under the names that are fixed."""
+    scenario = sa.table("scenario", sa.column("id"), sa.column("name"), sa.column("issue_id"))
+    rows = op.get_bind().execute(sa.select(scenario.c.id, scenario.c.name, scenario.c.issue_id)).all()
+    names = {name for _, name, _ in rows}
+    for number, name, issue_id in rows:
+        if (issue_id is not None or name == "all-holdout") and OLD not in name:
+            wanted = f"{name[:150]}{OLD}"
+            if wanted in names:  # upgraded once already, and back
+                wanted = f"{wanted}-{number}"
+            op.execute(scenario.update().where(scenario.c.id == number).values(name=wanted))
 
 
 def _change_comparisons() -> None:
@@ -75,6 +96,12 @@ def _change_comparisons() -> None:
             ["before_id", "after_id", "scenario_id", "resamples", "seed"],
         )
     _add("metricdelta", p=(sa.Float(), "1"), q=(sa.Float(), "1"), detectable=(sa.Float(), "0"))
+
+
+def _delete_comparisons() -> None:
+    """Once no gate refers to them."""
+    op.execute("DELETE FROM metricdelta")
+    op.execute("DELETE FROM comparison")
 
 
 def _change_gates() -> None:
@@ -162,7 +189,7 @@ def _number(table: str) -> None:
 
 
 def downgrade() -> None:
-    """Undo. Gates that looked at more than two comparisons are no longer known."""
+    """Undo. Gates are no longer known: they name no comparisons. Old scenarios get their names where these are free."""
     op.drop_table("uplift")
     op.drop_table("promotion")
     op.execute("DELETE FROM gate")
@@ -196,6 +223,10 @@ def downgrade() -> None:
         batch_op.drop_constraint("uq_scenario_name_version", type_="unique")
         batch_op.drop_constraint("fk_scenario_parent_id", type_="foreignkey")
         batch_op.create_unique_constraint("uq_scenario_name", ["name"])
+    op.execute(
+        f"UPDATE scenario SET name = substr(name, 1, length(name) - {len(OLD)}) WHERE name LIKE '%{OLD}' "  # noqa: S608
+        f"AND NOT EXISTS (SELECT 1 FROM scenario e WHERE e.name || '{OLD}' = scenario.name)"
+    )
     _drop("scenario", "version", "kind", "corpora", "where", "parent_id", "group_by")
     _drop("inferenceset", "predictions_sha256", "source", "unreadable")
     with op.batch_alter_table("modelversion", schema=None) as batch_op:
