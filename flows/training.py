@@ -34,11 +34,12 @@ def retrain_and_evaluate(plan: RetrainPlan) -> Retrained:
     evaluations = _evaluate(model, ready, "evaluating")
     comparisons = _compare(model, ready, plan)
     gates = _judge(comparisons, ready, plan)
+    settled = judging.settle(gates)  # not before all are known: where one fails, none that passes resolves its issue
     promoted = promoting.promote_judged(model, gates, allowed=plan.gate.promote)
 
     news = preparing.is_news(began, list(evaluations.values()), comparisons, gates)
     report = presenting.report_of(model)
-    done = fitted.reused and not news and not promoted.changed and bool(report)
+    done = fitted.reused and not (news or settled or promoted.changed) and bool(report)
     outcome = Retrained(
         fitted=fitted,
         evaluations=evaluations,
@@ -62,7 +63,7 @@ def judge_models(before: str, after: str, plan: RetrainPlan) -> tuple[Gated, lis
         _evaluate(model, ready, f"evaluating {model}")
     comparisons = _compare(after, ready, plan)
     numbers = [compared.comparison_id for compared in comparisons]
-    return judging.judge(numbers, plan.issue, plan.gate, settle=False), comparisons
+    return judging.judge(numbers, plan.issue, plan.gate), comparisons
 
 
 def _evaluate(model: str, ready: Prepared, what: str) -> dict[str, int]:

@@ -52,6 +52,7 @@ class _Given(NamedTuple):
     train: Labelled  # of train corpora and of campaigns
     answered: frozenset[str]  # samples that the campaigns asked about
     evaluation: dict[Split, Labelled]
+    kept: dict[str, Split]  # by sample that is never trained on, whatever the plan says
     corpora: list[Corpus]
 
 
@@ -60,8 +61,9 @@ def freeze_dataset(plan: RetrainPlan) -> int:
     """The dataset version of a plan's train corpora, all evaluation corpora, and its campaigns' answers.
 
     The same content is the same version. A version with campaigns has the one without as its parent. Related images are
-    never in two splits: what is related to evaluation data is left out of training, and counted by reason. Raises BadInput
-    when an earlier version of the same corpora and batches had evaluation samples that this one would lack.
+    never in two splits: what is related to evaluation data is left out of training, and counted by reason. What a scenario
+    holds is evaluation data in every version. Raises BadInput when an earlier version of the same corpora and batches had
+    evaluation samples that this one would lack.
     """
     with open_stores() as stores:
         base = _train_corpora(stores, plan.corpora)
@@ -129,24 +131,26 @@ def table_of(rows: Sequence[Row], groups: Mapping[str, str] | None = None) -> pa
 
 
 def decide(
-    train: Decided, evaluation: Mapping[str, Row], held: Mapping[str, Split], groups: Mapping[str, str]
+    train: Decided,
+    evaluation: Mapping[str, Row],
+    held: Mapping[str, Split],
+    groups: Mapping[str, str],
+    elsewhere: Mapping[str, Split] | None = None,
 ) -> Decided:
     """The split of every sample, so that no group is in two.
 
-    A group's split is the highest of what its evaluation samples have and of what is held back of its answers (`held`).
+    A group's split is the highest of what its evaluation samples have, whether this version has them or not (`elsewhere`),
+    and of what is held back of its answers (`held`).
     Held-back answers go along with it; train samples do not, since nobody decided that they are for evaluation, and
     neither do development samples that are related to holdout data. These are left out.
     """
-    rows, reasons = dict(evaluation), dict(train.excluded)
+    rows, reasons, elsewhere = dict(evaluation), dict(train.excluded), dict(elsewhere or {})
     for sample_id, row in train.rows.items():
-        if sample_id in evaluation:
+        if sample_id in evaluation or sample_id in elsewhere:
             reasons[sample_id] = IN_EVALUATION
         else:
             rows[sample_id] = row._replace(split=held.get(sample_id, Split.TRAIN))
-    highest: dict[str, Split] = {}
-    for sample_id, row in rows.items():
-        group = groups[sample_id]
-        highest[group] = max(highest.get(group, Split.TRAIN), row.split, key=RANKS.index)
+    highest = _highest(elsewhere | {sample_id: row.split for sample_id, row in rows.items()}, groups)
     for sample_id, row in list(rows.items()):
         split = highest[groups[sample_id]]
         if row.split is split:
@@ -157,6 +161,15 @@ def decide(
             reasons[sample_id] = RELATED if row.split is Split.TRAIN else RELATED_TO_HOLDOUT
             del rows[sample_id]
     return Decided(rows, reasons)
+
+
+def _highest(splits: Mapping[str, Split], groups: Mapping[str, str]) -> dict[str, Split]:
+    """The highest split of each group's samples."""
+    found: dict[str, Split] = {}
+    for sample_id, split in splits.items():
+        group = groups[sample_id]
+        found[group] = max(found.get(group, Split.TRAIN), split, key=RANKS.index)
+    return found
 
 
 def _train_corpora(stores: Stores, names: Sequence[str]) -> list[Corpus]:
@@ -216,8 +229,28 @@ def _given(stores: Stores, base: list[Corpus], batches: Sequence[LabelBatch]) ->
         train=[*labels.labels_of_corpora(stores.db, corpora=base), *answers],
         answered=frozenset(sample.id for _, sample in answers),
         evaluation={split: labels.labels_of_corpora(stores.db, corpora=some) for split, some in held.items()},
+        kept=_of_scenarios(stores),
         corpora=[*base, *(corpus for some in held.values() for corpus in some)],
     )
+
+
+def _of_scenarios(stores: Stores) -> dict[str, Split]:
+    """The split of what the newest version of any scenario holds, since models are evaluated on it."""
+    developing = {corpus.name for corpus in corpora.list_corpora(stores.db, split=Split.DEVELOPMENT)}
+    found: list[dict[str, Split]] = []
+    for scenario in {one.name: one for one in runs.list_scenarios(stores.db)}.values():  # oldest first
+        data = verified(stores.objects, scenario.listing_key, scenario.listing_sha256)
+        split = Split.DEVELOPMENT if developing & set(scenario.corpora) else Split.HOLDOUT
+        found.append(dict.fromkeys(tables.columns_of(data, ["sample_id"]).column("sample_id").to_pylist(), split))
+    return _highest_of(found, {sample_id for some in found for sample_id in some})
+
+
+def _highest_of(splits: Sequence[Mapping[str, Split]], wanted: Iterable[str]) -> dict[str, Split]:
+    """The highest split that any of these gives a sample; train, where none does."""
+    return {
+        one: max((some.get(one, Split.TRAIN) for some in splits), key=RANKS.index, default=Split.TRAIN)
+        for one in wanted
+    }
 
 
 def _decided(stores: Stores, plan: RetrainPlan, given: _Given) -> tuple[Decided, dict[str, str]]:
@@ -231,11 +264,15 @@ def _decided(stores: Stores, plan: RetrainPlan, given: _Given) -> tuple[Decided,
     if plan.splits.group_by == grouping.NEAR_DUPLICATES:
         encoder = corpora.get_encoder(stores.db, name=plan.encoder or stores.settings.encoder)
     rule = Rule(plan.splits, encoder, given.corpora)
-    looked_at = {sample_id: row.sample for sample_id, row in (train.rows | evaluation).items()}
+    kept = {sample_id: split for sample_id, split in given.kept.items() if sample_id not in evaluation}
+    looked_at = corpora.known_samples(stores.db, ids=sorted(kept))
+    looked_at |= {sample_id: row.sample for sample_id, row in (train.rows | evaluation).items()}
     groups = grouping.names_of(stores, [looked_at[sample_id] for sample_id in sorted(looked_at)], rule)
     held = grouping.held_back(stores, rule) if given.answered else {}
-    held = {sample_id: split for sample_id, split in held.items() if sample_id in given.answered}
-    return decide(train, evaluation, held, groups), groups
+    answers = given.answered & train.rows.keys()
+    held = _highest_of([held, kept], answers)
+    elsewhere = {sample_id: split for sample_id, split in kept.items() if sample_id not in answers}
+    return decide(train, evaluation, held, groups, elsewhere), groups
 
 
 def _version(decided: Decided, base: Sequence[Corpus], batches: Sequence[LabelBatch]) -> DatasetVersion:

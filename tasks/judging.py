@@ -33,11 +33,11 @@ class Compared:
 
 
 @step()
-def judge(comparison_ids: Sequence[int], issue_name: str, policy: GatePolicy, *, settle: bool = True) -> Gated:
+def judge(comparison_ids: Sequence[int], issue_name: str, policy: GatePolicy) -> Gated:
     """The verdict on a change, from all its stored comparisons, about an issue or ('') about the change as a whole.
 
-    With `settle` the issue and its campaigns move with it, once. Twice changes nothing. Raises BadInput where the
-    comparisons say nothing of the issue, or nothing of all holdout data.
+    Nothing moves with it until it is settled. Twice changes nothing. Raises BadInput where the comparisons say nothing
+    of the issue, or nothing of all holdout data.
     """
     with open_stores() as stores:
         issue = campaigns.get_issue(stores.db, name=issue_name) if issue_name else None
@@ -64,9 +64,24 @@ def judge(comparison_ids: Sequence[int], issue_name: str, policy: GatePolicy, *,
             )
             stores.db.add(found)
             stores.db.flush()
-        if settle and not found.settled:
-            _settle(stores, found, issue, after)
     return _gated(found, issue_name, before, after)
+
+
+@step()
+def settle(gates: Sequence[Gated]) -> bool:
+    """Move issues and their campaigns with the verdicts on one model, each once, all or none. Returns whether any is new.
+
+    Where a verdict is a failure, those that pass wait and move nothing: what breaks something else is not shipped, and
+    a model that is not shipped resolves no issue.
+    """
+    broken = any(one.verdict is Verdict.FAIL for one in gates)
+    new = False
+    with open_stores() as stores:
+        for found in (stores.db.get_one(Gate, one.gate_id) for one in gates):
+            if not found.settled and not (broken and found.verdict is Verdict.PASS):
+                _settle(stores, found)
+                new = True
+    return new
 
 
 def _compared(stores: Stores, comparison_id: int) -> Compared:
@@ -143,13 +158,15 @@ def _gated(found: Gate, issue_name: str, before: ModelVersion, after: ModelVersi
     )
 
 
-def _settle(stores: Stores, found: Gate, issue: Issue | None, after: ModelVersion) -> None:
+def _settle(stores: Stores, found: Gate) -> None:
     """The issue moves with the verdict; where it is resolved, its campaigns have found what they were for."""
     found.settled = True
     stores.db.add(found)
+    issue = stores.db.get_one(Issue, found.issue_id) if found.issue_id else None
     if issue is None or issue.state is IssueState.IGNORED:
         return
     if found.verdict is Verdict.PASS:
+        after = stores.db.get_one(ModelVersion, found.after_id)
         _resolve(stores, issue)
         _stop_campaigns(stores, issue, f"{after.reference} resolves '{issue.name}' (gate {found.id})")
     elif issue.state is not IssueState.RESOLVED:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from typing import NamedTuple
 
@@ -91,7 +93,7 @@ def infer(stores: Stores, model: ModelVersion, scenario: Scenario) -> InferenceS
     answers = trainer.predict(stores, model, training, listing)
     stores.db.commit()  # SQLite refuses to write on top of an old view
 
-    key = f"inference/{model.weights_sha256[:16]}-{scenario.listing_sha256[:16]}.parquet"
+    key = stored_key(model, scenario)
     inference = InferenceSet(
         model_id=model.id or 0,
         scenario_id=scenario.id or 0,
@@ -105,6 +107,16 @@ def infer(stores: Stores, model: ModelVersion, scenario: Scenario) -> InferenceS
     stores.db.add(inference)
     stores.db.flush()
     return inference
+
+
+def stored_key(model: ModelVersion, scenario: Scenario) -> str:
+    """Where a model's answers on a scenario go. No two models share a file, nor two scenarios.
+
+    The same weights may name other classes, and an image that could be read once may not be readable again.
+    """
+    parts = [model.reference, model.class_names, model.weights_sha256]
+    parts += [f"{scenario.name}@{scenario.version}", scenario.listing_sha256]
+    return f"inference/{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.parquet"
 
 
 def stored_table(listing: pa.Table, answers: Answers, class_names: list[str]) -> pa.Table:

@@ -30,10 +30,10 @@ def promote(reference: str, because: str = "promoted by hand") -> Promoted:
 
 @step()
 def promote_judged(reference: str, gates: Sequence[Gated], *, allowed: bool = True) -> Promoted:
-    """Make a model champion where a gate passes and none fails, or where there is no champion. Twice changes nothing.
+    """Make a model champion where a gate passes and none fails; where there is no champion, where none fails.
 
-    Only over the champion that it was compared with, and never again by itself once it was champion: somebody undid
-    that, or another model has taken its place since.
+    Twice changes nothing. Only over the champion that it was compared with, and never again by itself once it was
+    champion: somebody undid that, or another model has taken its place since.
     """
     with alone(LOCK), open_stores() as stores:
         model = runs.get_model(stores.db, name=reference)
@@ -42,11 +42,11 @@ def promote_judged(reference: str, gates: Sequence[Gated], *, allowed: bool = Tr
             return _same(now, "the plan says not to promote")
         if any(promotion.model_id == model.id for promotion, _ in runs.promotions(stores.db)):
             return _same(now, _known(model, now))
-        if now is None:
-            return _promote(stores, model, None, FIRST, None)
-        against = _objection(gates, now)
+        against = _failed(gates) if now is None else _objection(gates, now)
         if against:
             return _same(now, against)
+        if now is None:
+            return _promote(stores, model, None, FIRST, None)
         passed = next(one for one in gates if one.verdict is Verdict.PASS)
         about = f" about '{passed.issue}'" if passed.issue else ""
         return _promote(
@@ -74,14 +74,19 @@ def _objection(gates: Sequence[Gated], now: ModelVersion) -> str:
     """Why a model may not take the champion's place; empty when it may."""
     if not gates:
         return "it was compared with nothing"
-    failed = [one for one in gates if one.verdict is Verdict.FAIL]
-    if failed:
-        return "gate " + ", ".join(str(one.gate_id) for one in failed) + " says fail"
+    if failed := _failed(gates):
+        return failed
     if all(one.verdict is not Verdict.PASS for one in gates):
         return "no gate says pass"
     if any(one.before != now.reference for one in gates):
         return f"it was compared with {gates[0].before}, and {now.reference} is champion"
     return ""
+
+
+def _failed(gates: Sequence[Gated]) -> str:
+    """Which gates say fail; empty when none does."""
+    failed = [str(one.gate_id) for one in gates if one.verdict is Verdict.FAIL]
+    return f"gate {', '.join(failed)} says fail" if failed else ""
 
 
 def _known(model: ModelVersion, now: ModelVersion | None) -> str:

@@ -18,9 +18,9 @@ from models.learning import DatasetVersion
 from models.plans import CampaignPlan, IngestPlan, SelectionPolicy
 from models.retraining import RetrainPlan, SplitPolicy
 from models.states import BatchState, Split
-from storage import labels
+from storage import labels, runs, tables
 from storage.stores import open_stores
-from tasks import datasets, embedding, ingesting, labeling, learning, mining, planning, quality, routing
+from tasks import datasets, embedding, ingesting, labeling, learning, mining, planning, quality, routing, scenarios
 from tasks.datasets import Decided, Row
 
 Draw = Callable[..., Path]
@@ -152,6 +152,41 @@ def test_evaluation_data_that_would_go_away_is_refused_until_it_is_meant(world: 
     shrunk = HELD.model_copy(update={"may_shrink": True})
     assert frozen(campaigns=["c"], splits=shrunk)[0].splits["holdout"] == 24
     frozen()  # without campaigns nothing is missing
+
+
+def test_what_a_scenario_holds_is_never_trained_on_nor_what_is_related_to_it(world: Path) -> None:
+    campaign("c", 20)
+    campaign("d", 20)
+    every = frozen(campaigns=["c", "d"], splits=SplitPolicy(holdout=0.5))[1]
+    scenarios.issue_scenario("light-bar")
+    with open_stores() as stores:
+        listing = stores.objects.read(runs.get_scenario(stores.db, name="issue-light-bar").listing_key)
+        asked = {sample.id: sample.uri for sample in labels.asked_samples(stores.db)}
+        answered = labels.resolved_of_batches(stores.db, batches=labels.batches_of(stores.db, campaigns=["c"]))
+    held = set(tables.from_bytes(listing).column("sample_id").to_pylist())
+    of_c = {sample.id for _, sample in answered}
+    both, other = sorted(held & of_c), sorted((held & set(asked)) - of_c)
+    assert both and len(other) > 1 and all(every[sample_id][1] == "holdout" for sample_id in (*both, *other))
+
+    base = frozen()[0]
+    version, rows = frozen(campaigns=["c"], splits=SplitPolicy(group_by=""))
+    assert {rows[sample_id][1] for sample_id in both} == {"holdout"}
+    assert not held & {sample_id for sample_id, row in rows.items() if row[1] == "train"}
+    assert (version.parent_id, version.excluded) == (base.id, {})
+
+    train = world / "images" / "train"
+    same, near = (world / "images" / "pool" / Path(asked[one]).name for one in other[:2])
+    (train / "same.png").write_bytes(same.read_bytes())
+    pixels = np.asarray(Image.open(near)).copy()
+    pixels[0, 0] ^= 1
+    Image.fromarray(pixels).save(train / "nearly.png")
+    with (train / "metadata.csv").open("a") as handle:
+        handle.write("nearly.png,bar,light\nsame.png,square,light\n")
+    add("train", train, "train")
+    for more in ({}, {"campaigns": ["c"]}):
+        version, rows = frozen(**more)
+        assert version.splits["train"] == 40 + len(of_c - held if more else ())
+        assert not set(other) & set(rows) and no_group_is_in_two_splits(rows)
 
 
 def test_labels_of_a_holdout_corpus_that_vanish_are_missed(world: Path) -> None:

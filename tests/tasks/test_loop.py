@@ -215,6 +215,7 @@ def test_the_loop_closes_and_twice_changes_nothing(world: Path) -> None:
                 evaluating.evaluate(name, scenario)
         compared = [evaluating.compare("before", "after", s, 500, 0) for s in ("issue-light-bar", "all-holdout")]
         gated = judging.judge([one.comparison_id for one in compared], "light-bar", GatePolicy())
+        judging.settle([gated])
         return run_id, compared, gated
 
     first, rows = loop(), rows_by_table()

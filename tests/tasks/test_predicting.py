@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from sqlmodel import col, select
 
 from models.errors import CorruptData
 from models.learning import InferenceSet
@@ -61,6 +62,30 @@ def test_answers_without_probabilities_are_read_too(evaluated: InferenceSet) -> 
             "other",
             "square",
         ]
+
+
+def test_models_of_the_same_bits_that_name_other_classes_keep_their_own_answers(
+    world: Path, evaluated: InferenceSet
+) -> None:
+    """Whether two fits have the same bits is up to the data; here one model's weights are given to another."""
+    wanted = RetrainPlan(model="n", corpora=["train"])
+    learning.fit(datasets.freeze_dataset(wanted), wanted)
+    scenarios.freeze_scenario("same", ["dev"])
+    with open_stores() as stores:
+        one, other = (runs.get_model(stores.db, name=name) for name in ("m", "n"))
+        other.weights_key, other.weights_sha256 = one.weights_key, one.weights_sha256
+        other.class_names = ["bar", "zquare"]
+        stores.db.add(other)
+    for name, scenario in (("n", "dev"), ("m", "same")):
+        evaluating.evaluate(name, scenario)
+    with open_stores() as stores:
+        found = stores.db.exec(select(InferenceSet).order_by(col(InferenceSet.id))).all()
+        assert [read_predictions(stores, one).scored for one in found] == [
+            ["bar", "square"],
+            ["bar", "zquare"],
+            ["bar", "square"],
+        ]
+        assert len({one.predictions_key for one in found}) == 3
 
 
 def test_predictions_that_were_changed_on_disk_are_refused(evaluated: InferenceSet, house: Path) -> None:

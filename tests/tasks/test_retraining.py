@@ -194,6 +194,81 @@ def test_issue_campaigns_and_champion_follow_the_verdict_once(
     assert (verdict == "pass") == found.promotion.endswith("champion already")
 
 
+def judged_by_class(better: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issues about these classes are better beyond doubt, those about others worse, and nothing else is changed."""
+    from tasks.compute import gate
+
+    real = gate.judge
+
+    def told(claim: gate.Claim) -> gate.Claim:
+        if claim.role != "target":
+            return claim._replace(delta=0.0, low=-0.001, high=0.001)
+        sign = 1 if claim.name in better else -1
+        return claim._replace(delta=0.3 * sign, low=0.3 * sign - 0.1, high=0.3 * sign + 0.1)
+
+    monkeypatch.setattr(gate, "judge", lambda claims, **more: real([told(claim) for claim in claims], **more))
+
+
+def issues() -> dict[str, tuple[IssueState, frozenset[CampaignState]]]:
+    with open_stores() as stores:
+        known = stores.db.exec(select(Campaign)).all()
+        return {
+            issue.name: (issue.state, frozenset(one.state for one in known if one.issue_id == issue.id))
+            for issue in stores.db.exec(select(Issue)).all()
+        }
+
+
+def two_issues(world: Path) -> None:
+    searching.new_issue("dark-square", class_name="square", where="tone = 'dark'", description="")
+    searching.add_exemplars("dark-square", [world / "images" / "dev" / "0000.png"], positive=True)
+    for name, issue in (("c", "light-bar"), ("d", "dark-square")):
+        run_to_labels(campaign_plan(name, budget=8).model_copy(update={"issue": issue}))
+
+
+def test_an_issue_that_passes_is_not_resolved_by_a_model_that_fails_another(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train()
+    two_issues(world)
+    better = {"bar"}
+    judged_by_class(better, monkeypatch)
+    for _ in range(2):
+        found = train(campaigns=["*"], issue="*")
+        assert {one.issue: one.verdict for one in found.gates} == {
+            "light-bar": Verdict.PASS,
+            "dark-square": Verdict.FAIL,
+        }
+        assert found.champion == "m@1"
+        assert {name: campaign for name, (_, campaign) in issues().items()} == {
+            "light-bar": {CampaignState.ACTIVE},
+            "dark-square": {CampaignState.ACTIVE},
+        }
+        assert issues()["light-bar"][0] is not IssueState.RESOLVED
+        assert issues()["dark-square"][0] is IssueState.COLLECTING
+    better.add("square")
+    found = train("n", campaigns=["*"], issue="*", seed=1)
+    assert found.champion == "n@1"
+    assert set(issues().values()) == {(IssueState.RESOLVED, frozenset({CampaignState.STOPPED}))}
+
+
+def test_a_run_that_was_killed_before_its_verdicts_moved_anything_settles_when_run_again(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks import judging
+
+    train()
+    run_to_labels(campaign_plan(budget=20))
+    judged_as("pass", monkeypatch)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(judging, "settle", lambda gates: (_ for _ in ()).throw(KeyboardInterrupt))
+        train(campaigns=["c"], issue="light-bar")
+    assert issues() == {"light-bar": (IssueState.LABELLING, {CampaignState.ACTIVE})}
+    found = train(campaigns=["c"], issue="light-bar")
+    assert issues() == {"light-bar": (IssueState.RESOLVED, {CampaignState.STOPPED})}
+    assert (found.champion, found.unchanged) == ("m@2", "")
+    assert train(campaigns=["c"], issue="light-bar").unchanged == "nothing changed since m@2"
+
+
 def test_a_resolved_issue_that_a_later_model_fails_is_looked_at_again(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +321,18 @@ def test_a_gate_policy_may_keep_the_champion(world: Path, monkeypatch: pytest.Mo
     with open_stores() as stores:
         stores.db.delete(stores.db.exec(select(Promotion)).one())
     assert train("n", seed=1, gate=GatePolicy(promote=False)).champion == ""
+
+
+@pytest.mark.parametrize(("verdict", "champion"), [("pass", "n@1"), ("fail", ""), ("inconclusive", "n@1")])
+def test_where_there_is_no_champion_a_model_whose_gate_fails_does_not_become_it(
+    world: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, champion: str
+) -> None:
+    train()
+    promoting.undo()
+    judged_as(verdict, monkeypatch)
+    found = train("n", seed=1, compare_with="m@1")
+    assert (found.champion, found.promotion) == (champion, "the first" if champion else "gate 1 says fail")
+    assert train("n", seed=1, compare_with="m@1").champion == champion
 
 
 def test_development_data_makes_no_claim_but_a_regression_suite_does(world: Path) -> None:
