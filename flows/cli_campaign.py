@@ -253,6 +253,11 @@ def campaign_uplift(
     console.show([campaign_view.uplift(found.model_dump())], as_json=False, title=f"uplift of {name}")
     rows = [{"seed": one, **values} for one, values in zip(found.seeds, found.by_seed, strict=True)]
     console.show(rows, as_json=False, title="by training seed")
+    left_out = [
+        {"of": of, "reason": why, "labels": n} for of, some in found.excluded.items() for why, n in some.items()
+    ]
+    if left_out:
+        console.show(left_out, as_json=False, title="not learnt from")
 
 
 @campaign_app.command("progress")

@@ -156,4 +156,3 @@ class UpliftPlan(Plan):
     seeds: int = Field(5, ge=2, le=100, description="Training seeds of each arm")
     encoder: str = Field("", description="Encoder whose vectors are the features; empty: the default of the settings")
     seed: int = Field(0, ge=0, description="First seed")
-    resamples: int = Field(2_000, ge=200, le=100_000, description="Resamples behind the interval")

@@ -247,6 +247,9 @@ class Uplifted(Report):
     mean: float
     low: float
     high: float
+    excluded: dict[str, dict[str, int]] = Field(
+        default_factory=dict, description="labels of base, control and campaign that were not learnt from, by reason"
+    )
     warnings: list[str] = Field(default_factory=list, description="what makes the comparison less than fair")
     reused: bool
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,20 +16,29 @@ from models.campaign import Campaign, CampaignRun, Issue
 from models.corpus import Corpus, EncoderSpec
 from models.errors import BadInput
 from models.learning import Scenario, Uplift
-from models.retraining import HeadOptions, UpliftPlan
+from models.retraining import HeadOptions, SplitPolicy, UpliftPlan
 from models.states import Split
 from models.values import Uplifted
 from storage import campaigns, corpora, labels, provenance, runs, tables
 from storage.objects import verified
 from storage.stores import Stores, open_stores
-from tasks import features, heads, scenarios
+from tasks import features, grouping, heads, scenarios
 from tasks.compute import classifier, deltas, intervals, perceptron
+from tasks.datasets import Decided, Row, decide
+from tasks.grouping import Rule
 from tasks.steps import step, track
 from tasks.trainers import head
 
 LEAST = 5  # labels of an arm, below which nothing is measured
 VERSION = 1  # of what is done with the same inputs
 OF_A_CLASS = ("f1", "recall", "precision")
+
+
+class Learnt(NamedTuple):
+    """Labels to learn from, and what was left out."""
+
+    labels: dict[str, str]  # class by sample
+    excluded: dict[str, int]  # by reason
 
 
 class Case(NamedTuple):
@@ -42,6 +52,7 @@ class Case(NamedTuple):
     scenario: Scenario
     listing: pa.Table  # of the scenario
     encoder: EncoderSpec
+    excluded: dict[str, dict[str, int]]  # labels that are not learnt from, by reason: of base, control, campaign
     warnings: list[str]
 
     @property
@@ -78,6 +89,7 @@ class Arms(NamedTuple):
 def measure(plan: UpliftPlan) -> Uplifted:
     """Fit the base data with either arm's labels for each seed, predict the scenario, and store what the campaign gains.
 
+    Neither base nor arms hold what is in evaluation data or related to it, by the rule of dataset versions.
     The arm with more labels is cut to the first that it sent, so that both have as many. A seed draws the training rows
     anew within each class, the same base rows for both arms. Twice changes nothing. Raises BadInput for arms that cannot
     be held against each other.
@@ -104,28 +116,71 @@ def _look_up(stores: Stores, plan: UpliftPlan) -> Case:
     issue = stores.db.get_one(Issue, arms[1].issue_id)
     scenario = _scenario(stores, plan, issue)
     listing = tables.from_bytes(verified(stores.objects, scenario.listing_key, scenario.listing_sha256))
-    held = [c for split in (Split.DEVELOPMENT, Split.HOLDOUT) for c in corpora.list_corpora(stores.db, split=split)]
-    without = {*listing.column("sample_id").to_pylist(), *provenance.classes_of(stores.db, corpora=held)}
-    given = [_labels_of(stores, arm, without) for arm in arms]
-    budget = min(len(arm) for arm in given)
-    if budget < LEAST:
-        few = min(arms, key=lambda arm: len(given[arms.index(arm)]))
-        raise BadInput(
-            f"campaign '{few.name}' has {budget} labels to learn from, and {LEAST} are the least; have more answered, then: "
-            "dipnet labels sync"
-        )
-    base = {s: c for s, c in provenance.classes_of(stores.db, corpora=_base(stores, plan)).items() if s not in without}
+    encoder = corpora.get_encoder(stores.db, name=plan.encoder or stores.settings.encoder)
+    train = _base(stores, plan)
+    answered = [_labels_of(stores, arm) for arm in arms]
+    base, *given = _without_evaluation(
+        stores, encoder, train, scenario, [provenance.classes_of(stores.db, corpora=train), *answered]
+    )
+    budget = _budget(arms, given)
     return Case(
         plan=plan,
         issue=issue,
         arms=arms,
-        labels=[dict(list(arm.items())[:budget]) for arm in given],
-        base=base,
+        labels=[dict(list(arm.labels.items())[:budget]) for arm in given],
+        base=base.labels,
         scenario=scenario,
         listing=listing,
-        encoder=corpora.get_encoder(stores.db, name=plan.encoder or stores.settings.encoder),
+        encoder=encoder,
+        excluded={"base": base.excluded, "control": given[0].excluded, "campaign": given[1].excluded},
         warnings=warnings,
     )
+
+
+def _budget(arms: Sequence[Campaign], given: Sequence[Learnt]) -> int:
+    """How many labels of each arm are learnt from. Raises BadInput for too few."""
+    few, arm = min(zip(given, arms, strict=True), key=lambda pair: len(pair[0].labels))
+    if len(few.labels) < LEAST:
+        without = "; ".join(f"{count} {reason}" for reason, count in few.excluded.items())
+        raise BadInput(
+            f"campaign '{arm.name}' has {len(few.labels)} labels to learn from, and {LEAST} are the least"
+            f"{f' (left out: {without})' if without else ''}; have more answered, then: dipnet labels sync"
+        )
+    return len(few.labels)
+
+
+def _without_evaluation(
+    stores: Stores, encoder: EncoderSpec, train: Sequence[Corpus], scenario: Scenario, given: Sequence[dict[str, str]]
+) -> list[Learnt]:
+    """The labels without what is in evaluation data or related to it, by the rule of dataset versions.
+
+    All are looked at together: an image that relates one arm's to evaluation data counts for the other arm too.
+    """
+    held = [(split, corpora.list_corpora(stores.db, split=split)) for split in (Split.DEVELOPMENT, Split.HOLDOUT)]
+    evaluated: dict[str, Split] = {}
+    for split, some in held:
+        evaluated |= dict.fromkeys(provenance.classes_of(stores.db, corpora=some), split)
+    newest = {one.name: one for one in runs.list_scenarios(stores.db)}
+    for one in (*newest.values(), scenario):
+        data = verified(stores.objects, one.listing_key, one.listing_sha256)
+        ids = tables.columns_of(data, ["sample_id"]).column("sample_id").to_pylist()
+        evaluated |= dict.fromkeys(ids, Split.HOLDOUT)
+    learnt = {sample_id: name for labels_ in given for sample_id, name in labels_.items()}
+    samples = corpora.known_samples(stores.db, ids=sorted({*learnt, *evaluated}))
+    rule = Rule(SplitPolicy(), encoder, [*train, *(corpus for _, some in held for corpus in some)])
+    reasons = decide(
+        Decided({sample_id: Row(samples[sample_id], name) for sample_id, name in learnt.items()}, {}),
+        {sample_id: Row(samples[sample_id], "", split) for sample_id, split in evaluated.items()},
+        {},
+        grouping.names_of(stores, [samples[sample_id] for sample_id in sorted(samples)], rule),
+    ).excluded
+    return [
+        Learnt(
+            {sample_id: name for sample_id, name in one.items() if sample_id not in reasons},
+            dict(sorted(Counter(reasons[sample_id] for sample_id in one if sample_id in reasons).items())),
+        )
+        for one in given
+    ]
 
 
 def _comparable(stores: Stores, control: Campaign, campaign: Campaign) -> list[str]:
@@ -194,13 +249,11 @@ def _base(stores: Stores, plan: UpliftPlan) -> list[Corpus]:
     return found
 
 
-def _labels_of(stores: Stores, campaign: Campaign, without: set[str]) -> dict[str, str]:
+def _labels_of(stores: Stores, campaign: Campaign) -> dict[str, str]:
     """An arm's usable answers: class by sample, in the order in which they were sent."""
     batches = labels.batches_of(stores.db, campaigns=[campaign.name])
     resolved = labels.resolved_of_batches(stores.db, batches=batches) if batches else []
-    return {
-        sample.id: request.class_name for request, sample in resolved if request.class_name and sample.id not in without
-    }
+    return {sample.id: request.class_name for request, sample in resolved if request.class_name}
 
 
 def _measured(stores: Stores, case: Case) -> Uplift:
@@ -287,6 +340,7 @@ def _told(found: Uplift, case: Case, *, reused: bool) -> Uplifted:
         mean=found.mean,
         low=found.low,
         high=found.high,
+        excluded=case.excluded,
         warnings=case.warnings,
         reused=reused,
     )

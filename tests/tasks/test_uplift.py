@@ -1,17 +1,21 @@
 """Was it the campaign that did it? Both arms at equal budget, over several training seeds."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 from sqlmodel import select
 
 from models.errors import BadInput
-from models.learning import ModelVersion, Uplift
+from models.learning import DatasetVersion, ModelVersion, Uplift
 from models.plans import CampaignPlan, PoolFilter, SelectionPolicy
-from models.retraining import TrainerPlan, UpliftPlan
+from models.retraining import RetrainPlan, TrainerPlan, UpliftPlan
 from storage.stores import open_stores
-from tasks import attribution, labeling, mining, planning, routing, uplift
+from tasks import attribution, datasets, labeling, mining, planning, routing, uplift
+from tests.tasks.conftest import prepare
 
 
 def run_arm(name: str, *, budget: int, strategy: str = "probe", where: str = "", label: bool = True) -> None:
@@ -83,6 +87,29 @@ def test_a_label_that_is_the_same_in_both_arms_gives_no_uplift(world: Path) -> N
     found = uplift.measure(plan())
     assert found.budget == 60
     assert found.low < 0 < found.high
+
+
+def test_neither_arm_learns_from_what_is_related_to_evaluation_data(world: Path, draw: Callable[..., Path]) -> None:
+    run_arm("r", budget=60, strategy="random", label=False)  # the whole pool, both times
+    run_arm("c", budget=60, label=False)
+    answer("r")
+    answer("c")
+    files = sorted((world / "images" / "pool").glob("*.png"))[:20]
+    folder = draw("again", 20, seed=9)
+    for number, file in enumerate(files):
+        pixels = np.array(Image.open(file))
+        pixels[0, 0] ^= 1  # another image, and hardly another vector
+        Image.fromarray(pixels).save(folder / f"{number:04d}.png")
+    prepare("again", folder, "holdout")
+    found = uplift.measure(plan())
+    frozen = datasets.freeze_dataset(RetrainPlan(model="m", corpora=["train"], campaigns=["c"]))
+    with open_stores() as stores:
+        told = stores.db.get_one(DatasetVersion, frozen).excluded
+    assert told["related to evaluation data"] >= 20
+    assert found.excluded["control"] == found.excluded["campaign"]
+    both = found.excluded["base"].get(datasets.RELATED, 0) + found.excluded["campaign"][datasets.RELATED]
+    assert both == told["related to evaluation data"]
+    assert found.budget == 60 - found.excluded["campaign"][datasets.RELATED]
 
 
 def test_arms_that_cannot_be_held_against_each_other_are_refused(world: Path) -> None:
