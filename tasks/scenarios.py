@@ -114,7 +114,7 @@ def overall_scenario() -> str:
     """
     with open_stores() as stores:
         found = runs.find_scenario(stores.db, name=OVERALL)
-        if found is not None and not _is_old(found):
+        if found is not None and not is_old(found):
             _grow(stores, found)
         elif found is None:
             held = _holdout_corpora(stores, or_answers_of=None)

@@ -19,9 +19,8 @@ from tasks.compute.patterns import AFTER, BEFORE, METRICS, Places, Triples
 from tasks.compute.ranking import Ranked
 
 PRIOR = 1 / 3  # neutral: the posterior median is about the observed share (Kerman 2011)
-EVEN = (
-    1.0  # of accuracy's four patterns, one sample each (as in Bonett & Price 2012): a third is too short at 300 samples
-)
+# Accuracy's four patterns have one sample each (as in Bonett & Price 2012): with a third, intervals of 300 are too short.
+EVEN = 1.0
 
 
 class Delta(NamedTuple):
