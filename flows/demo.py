@@ -113,7 +113,9 @@ def _loop(chosen: Demo, stages: "Stages") -> ReportPlan:
             f"{sum(found.vectors for found in embedded)} vectors, {sum(len(e.quarantined) for e in embedded)} unreadable"
         )
     with stages("train and evaluate a baseline") as tell:
-        baseline = retrain_and_evaluate(RetrainPlan(model="baseline", corpora=["labelled"], seed=chosen.seed))
+        baseline = retrain_and_evaluate(
+            RetrainPlan(model="baseline", corpora=["labelled"], compare_with="none", seed=chosen.seed)
+        )
         tell(f"on {baseline.fitted.samples} labels")
     with stages("find a cluster of failures") as tell:
         found = discover_failures(DiscoverPlan(model="baseline", scenario="development", seed=chosen.seed))

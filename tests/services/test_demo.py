@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from flows import demo as demo_flow
 from storage.labelstudio_server import LabelStudioServer
 
 DIPNET = Path(sys.executable).parent / "dipnet"
@@ -60,7 +61,7 @@ def test_the_campaign_mends_the_slice_and_beats_the_control_arm(finished: Path) 
     assert found["arms"]["campaign"]["candidates"] == found["arms"]["control"]["candidates"] == 200
     assert found["gate"]["verdict"] == "pass"
     (uplift,) = found["uplift"]
-    assert (uplift["budget"], uplift["class_name"], uplift["seeds"]) == (200, target, list(range(10)))
+    assert (uplift["budget"], uplift["class_name"], uplift["seeds"]) == (200, target, list(range(demo_flow.SEEDS)))
     # Whether the interval leaves 0 out hangs on the seeds that are drawn; that the gain is more than nothing does not.
     assert uplift["low"] < uplift["mean"] < uplift["high"] and uplift["mean"] > 0.03
 
