@@ -96,6 +96,11 @@ class Scenario(SQLModel, table=True):
     samples: int
     created_at: datetime = created_at()
 
+    @property
+    def reference(self) -> str:
+        """How people name this very version."""
+        return f"{self.name}@{self.version}"
+
 
 class InferenceSet(SQLModel, table=True):
     """One model's predictions on a scenario."""

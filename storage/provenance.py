@@ -12,11 +12,9 @@ from models.errors import BadInput, NotFound
 from models.labeling import Label, LabelBatch, LabelRequest
 from models.learning import (
     Comparison,
-    DatasetVersion,
     Gate,
     InferenceSet,
     ModelVersion,
-    Promotion,
     Scenario,
     TrainingRun,
     Uplift,
@@ -82,28 +80,6 @@ def requests_of_campaign(db: Session, *, campaign_id: int) -> Sequence[tuple[Lab
     return db.exec(query.order_by(col(LabelRequest.batch_id), col(LabelRequest.position))).all()
 
 
-def list_datasets(db: Session) -> Sequence[DatasetVersion]:
-    """Every dataset version, oldest first."""
-    return db.exec(select(DatasetVersion).order_by(col(DatasetVersion.id))).all()
-
-
-def list_scenarios(db: Session) -> Sequence[Scenario]:
-    """Every version of every scenario, oldest first."""
-    return db.exec(select(Scenario).order_by(col(Scenario.id))).all()
-
-
-def batches_in(db: Session, *, dataset: DatasetVersion) -> set[int]:
-    """The label batches that a dataset version, or one that it grew from, added."""
-    found: set[int] = set()
-    seen: set[int | None] = set()
-    at: DatasetVersion | None = dataset
-    while at is not None and at.id not in seen:
-        seen.add(at.id)
-        found |= set(at.adds_batches)
-        at = db.get(DatasetVersion, at.parent_id) if at.parent_id else None
-    return found
-
-
 def campaigns_of_batches(db: Session, *, batch_ids: set[int]) -> dict[int, Campaign]:
     """Whose batches these are, by batch."""
     query = select(LabelBatch.id, Campaign).join(CampaignRun, col(CampaignRun.id) == LabelBatch.run_id).join(Campaign)
@@ -127,11 +103,6 @@ def gates_about(db: Session, *, after_id: int) -> Sequence[tuple[Gate, Issue | N
     """The verdicts on a model, oldest first."""
     query = select(Gate, Issue).join(Issue, isouter=True).where(Gate.after_id == after_id)
     return db.exec(query.order_by(col(Gate.id))).all()
-
-
-def promotions_of(db: Session, *, model_id: int) -> Sequence[Promotion]:
-    """When a model became champion, oldest first."""
-    return db.exec(select(Promotion).where(Promotion.model_id == model_id).order_by(col(Promotion.id))).all()
 
 
 def uplifts_of(db: Session, *, campaign_ids: Sequence[int]) -> Sequence[tuple[Uplift, Campaign, Campaign, Scenario]]:

@@ -31,6 +31,11 @@ def find_dataset(db: Session, *, content_hash: str) -> DatasetVersion | None:
     return db.exec(select(DatasetVersion).where(DatasetVersion.content_hash == content_hash)).first()
 
 
+def list_datasets(db: Session) -> Sequence[DatasetVersion]:
+    """Every dataset version, oldest first."""
+    return db.exec(select(DatasetVersion).order_by(col(DatasetVersion.id))).all()
+
+
 def newest_dataset(db: Session, *, corpora: Sequence[str], batches: Collection[int]) -> DatasetVersion | None:
     """The newest dataset version of the same train corpora that adds none but these batches."""
     query = select(DatasetVersion).order_by(col(DatasetVersion.id).desc())
@@ -114,6 +119,12 @@ def list_scenarios(db: Session) -> Sequence[Scenario]:
     return db.exec(select(Scenario).order_by(col(Scenario.id))).all()
 
 
+def newest_scenarios(db: Session) -> list[Scenario]:
+    """The newest version of every scenario, by name."""
+    newest = {one.name: one for one in list_scenarios(db)}
+    return [newest[name] for name in sorted(newest)]
+
+
 def find_inference(db: Session, *, model_id: int, scenario_id: int) -> InferenceSet | None:
     """A model's predictions on a scenario."""
     query = select(InferenceSet).where(InferenceSet.model_id == model_id, InferenceSet.scenario_id == scenario_id)
@@ -123,6 +134,12 @@ def find_inference(db: Session, *, model_id: int, scenario_id: int) -> Inference
 def find_evaluation(db: Session, *, inference_id: int) -> Evaluation | None:
     """The metrics of an inference set."""
     return db.exec(select(Evaluation).where(Evaluation.inference_id == inference_id)).first()
+
+
+def evaluation_on(db: Session, *, model_id: int, scenario_id: int) -> Evaluation | None:
+    """The metrics of a model on a scenario."""
+    query = select(Evaluation).join(InferenceSet, col(InferenceSet.id) == Evaluation.inference_id)
+    return db.exec(query.where(InferenceSet.model_id == model_id, InferenceSet.scenario_id == scenario_id)).first()
 
 
 def find_comparison(
@@ -177,11 +194,6 @@ def opponent_of(db: Session, *, model_id: int) -> ModelVersion | None:
     """
     others = (model for _, model in standing_promotions(db) if model.id != model_id)
     return next(others, None)
-
-
-def gates_of(db: Session, *, after_id: int) -> Sequence[Gate]:
-    """The verdicts on a model, oldest first."""
-    return db.exec(select(Gate).where(Gate.after_id == after_id).order_by(col(Gate.id))).all()
 
 
 def evaluations_of(db: Session, *, model_id: int) -> Sequence[tuple[Evaluation, Scenario]]:

@@ -14,6 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from models.errors import BadInput
+from storage.objects import ObjectStore, verified
 
 FILE_NAME = "file_name"
 RESERVED = frozenset({"key", "etag", "bytes", "folder", "uri", "sample_id", "shard_id", "row"})
@@ -30,6 +31,15 @@ def to_bytes(table: pa.Table) -> bytes:
 def from_bytes(data: bytes) -> pa.Table:
     """The table in Parquet bytes."""
     return pq.read_table(pa.BufferReader(data))
+
+
+def read(store: ObjectStore, key: str, sha256: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table in an object of ours, or these columns of it. Raises CorruptData when it is not what was written.
+
+    What was made before 0.4 has no checksum ('') and is not checked.
+    """
+    data = verified(store, key, sha256) if sha256 else store.read(key)
+    return pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
 
 
 def columns_of(data: bytes, names: Sequence[str]) -> pa.Table:

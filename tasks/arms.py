@@ -106,8 +106,7 @@ def _scenario(stores: Stores, plan: ReportPlan, name: str) -> dict[str, Any]:
 
 
 def _metrics(stores: Stores, model: ModelVersion, scenario: Scenario) -> dict[str, Any]:
-    inference = runs.find_inference(stores.db, model_id=model.id or 0, scenario_id=scenario.id or 0)
-    evaluation = runs.find_evaluation(stores.db, inference_id=inference.id or 0) if inference else None
+    evaluation = runs.evaluation_on(stores.db, model_id=model.id or 0, scenario_id=scenario.id or 0)
     return evaluation.metrics if evaluation else {}
 
 

@@ -7,6 +7,7 @@ campaigns and the issues that its labels came from.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -15,13 +16,14 @@ from models.campaign import Campaign, Issue
 from models.labeling import LabelBatch, LabelRequest
 from models.learning import Comparison, DatasetVersion, ModelVersion, Scenario, TrainingRun
 from models.states import BatchState, RequestState, Split
-from storage import campaigns, corpora, labels, provenance, runs, tables
-from storage.objects import verified
+from storage import campaigns, corpora, labels, provenance, runs
 from storage.stores import Stores, open_stores
 from tasks import progress
+from tasks.datasets import read_listing
 from tasks.steps import step
 
 Row = dict[str, Any]
+Asked = Sequence[tuple[LabelRequest, LabelBatch]]
 
 
 class Listed(NamedTuple):
@@ -45,6 +47,7 @@ def campaign_record(name: str) -> Row:
         asked = provenance.requests_of_campaign(stores.db, campaign_id=campaign.id or 0)
         states = Counter(request.state.value for request, _ in asked)
         versions = _datasets(stores, {batch.id or 0 for _, batch in asked})
+        evaluated = _evaluation_ids(stores)
         models = [
             _model(stores, model, training, issue)
             for model, training in provenance.learnt_from(stores.db, dataset_ids=[v.dataset.id or 0 for v in versions])
@@ -64,7 +67,7 @@ def campaign_record(name: str) -> Row:
             "hits": spent.hits,
             "minutes": spent.minutes,
             "cost": spent.cost,
-            "datasets": [_version(stores, version, asked) for version in versions],
+            "datasets": [_version(stores, version, asked, evaluated) for version in versions],
             "models": models,
             "uplift": uplift_rows(stores, [campaign.id or 0]),
         }
@@ -73,33 +76,18 @@ def campaign_record(name: str) -> Row:
 
 @step()
 def model_record(reference: str) -> Row:
-    """What a model was made of and what it showed: training, dataset version, campaigns and issues, verdicts, uplift."""
+    """What a model was made of and what was said of it: training, dataset version, campaigns and issues, uplift, verdicts."""
     with open_stores() as stores:
         model = runs.get_model(stores.db, name=reference)
         training = runs.training_of(stores.db, model=model)
         dataset = stores.db.get(DatasetVersion, training.dataset_id) if training.dataset_id else None
-        champion = runs.champion(stores.db)
         return {
             "model": model.reference,
-            "champion": champion is not None and champion.id == model.id,
             "trainer": training.trainer,
             "parameters": training.parameters,
             "seed": training.seed,
-            "seconds": training.seconds,
-            "environment": training.environment,
-            "classes": model.class_names,
-            "created_at": model.created_at.isoformat(),
             "dataset": _made_of(stores, dataset) if dataset else {},
-            "deltas": _deltas(stores, model, None),
             "gates": _gates(stores, model),
-            "promotions": [
-                {
-                    "at": one.created_at.isoformat(),
-                    "reason": one.reason,
-                    "undone_at": one.undone_at.isoformat() if one.undone_at else "",
-                }
-                for one in provenance.promotions_of(stores.db, model_id=model.id or 0)
-            ],
         }
 
 
@@ -109,7 +97,7 @@ def uplift_rows(stores: Stores, campaign_ids: list[int]) -> list[Row]:
         {
             "campaign": campaign.name,
             "control": control.name,
-            "scenario": f"{scenario.name}@{scenario.version}",
+            "scenario": scenario.reference,
             "class_name": found.class_name,
             "metric": found.metric,
             "budget": found.budget,
@@ -123,34 +111,24 @@ def uplift_rows(stores: Stores, campaign_ids: list[int]) -> list[Row]:
     ]
 
 
-def read_listing(stores: Stores, key: str, sha256: str) -> pa.Table:
-    """A dataset's or scenario's rows, checked where a checksum is known."""
-    return tables.from_bytes(verified(stores.objects, key, sha256) if sha256 else stores.objects.read(key))
-
-
 def _datasets(stores: Stores, batch_ids: set[int]) -> list[Listed]:
     """Dataset versions that know one of these batches, oldest first."""
     found = []
-    for dataset in provenance.list_datasets(stores.db):
-        known = provenance.batches_in(stores.db, dataset=dataset)
+    for dataset in runs.list_datasets(stores.db):
+        known = runs.batches_behind(stores.db, dataset_id=dataset.id)
         if known & batch_ids:
-            found.append(
-                Listed(dataset, known, _rows(read_listing(stores, dataset.listing_key, dataset.listing_sha256)))
-            )
+            found.append(Listed(dataset, known, _rows(read_listing(stores, dataset))))
     return found
 
 
 def _rows(listing: pa.Table) -> dict[str, tuple[str, str]]:
-    """Class and split by sample; a version from before 0.4 has train rows alone."""
-    ids, names = listing.column("sample_id").to_pylist(), listing.column("class_name").to_pylist()
-    has_split = "split" in listing.column_names
-    splits = listing.column("split").to_pylist() if has_split else [Split.TRAIN.value] * len(ids)
-    return {one: (name, split) for one, name, split in zip(ids, names, splits, strict=True)}
+    """Class and split by sample."""
+    columns = (listing.column(name).to_pylist() for name in ("sample_id", "class_name", "split"))
+    return {one: (name, split) for one, name, split in zip(*columns, strict=True)}
 
 
-def _version(stores: Stores, version: Listed, asked: Any) -> Row:
+def _version(stores: Stores, version: Listed, asked: Asked, evaluated: set[str]) -> Row:
     """How many of a campaign's labels a dataset version holds, by split, and why it does not hold the others."""
-    evaluated = _evaluation_ids(stores)
     inside, outside = Counter[str](), Counter[str]()
     for request, batch in asked:
         why = _left_out(version, request, batch, evaluated)
@@ -197,8 +175,8 @@ def _evaluation_ids(stores: Stores) -> set[str]:
 
 def _made_of(stores: Stores, dataset: DatasetVersion) -> Row:
     """A dataset version, and for each campaign whose labels it holds how many, of which issue."""
-    known = provenance.batches_in(stores.db, dataset=dataset)
-    listed = Listed(dataset, known, _rows(read_listing(stores, dataset.listing_key, dataset.listing_sha256)))
+    known = runs.batches_behind(stores.db, dataset_id=dataset.id)
+    listed, evaluated = Listed(dataset, known, _rows(read_listing(stores, dataset))), _evaluation_ids(stores)
     from_campaigns: dict[int, Campaign] = {
         one.id or 0: one for one in provenance.campaigns_of_batches(stores.db, batch_ids=known).values()
     }
@@ -209,14 +187,16 @@ def _made_of(stores: Stores, dataset: DatasetVersion) -> Row:
         "splits": dataset.splits,
         "excluded": dataset.excluded,
         "parent": dataset.parent_id,
-        "campaigns": [_contribution(stores, listed, campaign) for _, campaign in sorted(from_campaigns.items())],
+        "campaigns": [
+            _contribution(stores, listed, campaign, evaluated) for _, campaign in sorted(from_campaigns.items())
+        ],
     }
 
 
-def _contribution(stores: Stores, version: Listed, campaign: Campaign) -> Row:
+def _contribution(stores: Stores, version: Listed, campaign: Campaign, evaluated: set[str]) -> Row:
     issue = stores.db.get_one(Issue, campaign.issue_id)
     asked = provenance.requests_of_campaign(stores.db, campaign_id=campaign.id or 0)
-    held = _version(stores, version, asked)
+    held = _version(stores, version, asked, evaluated)
     exemplars = campaigns.exemplars_of(stores.db, issue_id=issue.id or 0)
     return {
         "campaign": campaign.name,
@@ -239,18 +219,13 @@ def _model(stores: Stores, model: ModelVersion, training: TrainingRun, issue: Is
     }
 
 
-def _deltas(stores: Stores, model: ModelVersion, issue: Issue | None) -> list[Row]:
-    """A row a comparison with an earlier model: the class's F1 on the issue's scenario, accuracy on any other.
-
-    Without an issue, each scenario that belongs to one shows the class of that issue.
-    """
+def _deltas(stores: Stores, model: ModelVersion, issue: Issue) -> list[Row]:
+    """A row a comparison with an earlier model: the class's F1 on the issue's own scenario, accuracy where no issue is."""
     found = []
     for comparison, before, scenario in provenance.comparisons_with(stores.db, after_id=model.id or 0):
-        about = stores.db.get(Issue, scenario.issue_id) if scenario.issue_id else None
-        if issue is not None and about is not None and about.id != issue.id:
-            continue
-        name, metric = (about.class_name, "f1") if about else ("", "accuracy")
-        found += _delta(stores, comparison, before, scenario, (name, metric))
+        if scenario.issue_id in (None, issue.id):
+            wanted = (issue.class_name, "f1") if scenario.issue_id else ("", "accuracy")
+            found += _delta(stores, comparison, before, scenario, wanted)
     return found
 
 
@@ -260,7 +235,7 @@ def _delta(
     return [
         {
             "before": before.reference,
-            "scenario": f"{scenario.name}@{scenario.version}",
+            "scenario": scenario.reference,
             "about": "issue" if scenario.issue_id else scenario.kind.value,
             "class_name": row.class_name,
             "metric": row.metric,

@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from models.campaign import Issue
 from models.learning import Scenario
-from storage import provenance, runs, tables
-from storage.objects import verified
+from storage import runs, tables
 from storage.stores import open_stores
 from tasks.datasets import read_listing
 
@@ -29,7 +28,7 @@ def dataset_rows() -> list[dict[str, Any]]:
                 "left_out": sum(one.excluded.values()),
                 "content_hash": one.content_hash[:12],
             }
-            for one in provenance.list_datasets(stores.db)
+            for one in runs.list_datasets(stores.db)
         ]
 
 
@@ -81,16 +80,15 @@ def dataset_diff(before: int, after: int) -> dict[str, list[dict[str, Any]]]:
 def scenario_rows() -> list[dict[str, Any]]:
     """The newest version of every scenario, by name."""
     with open_stores() as stores:
-        newest = [runs.get_scenario(stores.db, name=name) for name in runs.scenario_names(stores.db)]
         return [
             {
-                "scenario": f"{one.name}@{one.version}",
+                "scenario": one.reference,
                 "kind": one.kind.value,
                 "corpora": one.corpora,
                 "where": one.where,
                 "samples": one.samples,
             }
-            for one in newest
+            for one in runs.newest_scenarios(stores.db)
         ]
 
 
@@ -98,14 +96,14 @@ def scenario_record(name: str) -> dict[str, Any]:
     """All about one version of a scenario. Raises NotFound."""
     with open_stores() as stores:
         found = runs.get_scenario(stores.db, name=name)
-        listing = tables.from_bytes(verified(stores.objects, found.listing_key, found.listing_sha256))
+        listing = tables.read(stores.objects, found.listing_key, found.listing_sha256)
         issue = stores.db.get_one(Issue, found.issue_id).name if found.issue_id else ""
         parent = stores.db.get_one(Scenario, found.parent_id) if found.parent_id else None
         return {
-            "scenario": f"{found.name}@{found.version}",
+            "scenario": found.reference,
             "kind": found.kind.value,
             "issue": issue,
-            "parent": f"{parent.name}@{parent.version}" if parent else "",
+            "parent": parent.reference if parent else "",
             "corpora": found.corpora,
             "where": found.where,
             "group_by": found.group_by,

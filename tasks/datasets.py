@@ -16,7 +16,7 @@ from models.labeling import Label, LabelBatch, LabelRequest
 from models.learning import DatasetVersion
 from models.retraining import RetrainPlan
 from models.states import RequestState, Split
-from storage import campaigns, corpora, labels, provenance, runs, tables
+from storage import campaigns, corpora, labels, runs, tables
 from storage.objects import verified
 from storage.stores import Stores, open_stores
 from tasks import grouping
@@ -79,11 +79,7 @@ def read_listing(stores: Stores, dataset: DatasetVersion) -> pa.Table:
 
     Those from before 0.4 were for training only, and each sample is a group of its own.
     """
-    if dataset.listing_sha256:
-        data = verified(stores.objects, dataset.listing_key, dataset.listing_sha256)
-    else:
-        data = stores.objects.read(dataset.listing_key)
-    listing = tables.from_bytes(data)
+    listing = tables.read(stores.objects, dataset.listing_key, dataset.listing_sha256)
     if "split" not in listing.column_names:
         listing = listing.append_column("split", pa.array([Split.TRAIN.value] * listing.num_rows, pa.string()))
     if "group" not in listing.column_names:
@@ -248,7 +244,7 @@ def _of_scenarios(stores: Stores) -> dict[str, Split]:
 def _held_before(stores: Stores) -> dict[str, Split]:
     """The split of what the newest version with campaigns that has it does not train on."""
     found: dict[str, Split] = {}
-    for dataset in provenance.list_datasets(stores.db):  # oldest first
+    for dataset in runs.list_datasets(stores.db):  # oldest first
         if dataset.adds_batches:
             listing = read_listing(stores, dataset)
             splits = map(Split, listing.column("split").to_pylist())

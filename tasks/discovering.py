@@ -18,7 +18,6 @@ from models.plans import DiscoverPlan
 from models.states import ScenarioKind, Split
 from models.values import Proposed
 from storage import campaigns, corpora, labels, runs, tables
-from storage.objects import verified
 from storage.stores import Stores, open_stores
 from tasks import features
 from tasks.compute import slices
@@ -45,7 +44,7 @@ def propose_issue(plan: DiscoverPlan) -> Proposed:
     with open_stores() as stores:
         model = runs.get_model(stores.db, name=plan.model)
         scenario = runs.get_scenario(stores.db, name=plan.scenario)
-        listing = tables.from_bytes(verified(stores.objects, scenario.listing_key, scenario.listing_sha256))
+        listing = tables.read(stores.objects, scenario.listing_key, scenario.listing_sha256)
         _refuse_holdout(stores, scenario, listing)
         inference = runs.find_inference(stores.db, model_id=model.id or 0, scenario_id=scenario.id or 0)
         if inference is None:

@@ -11,7 +11,6 @@ import numpy as np
 from models.learning import Comparison, Evaluation, MetricDelta, ModelVersion, Scenario
 from models.values import Compared
 from storage import runs, tables
-from storage.objects import verified
 from storage.stores import Stores, open_stores
 from tasks.compute import deltas, intervals
 from tasks.measuring import differences, measured
@@ -88,7 +87,7 @@ def _compared(
 
 def _groups(stores: Stores, scenario: Scenario, predictions: Predictions) -> intervals.Grouping:
     """Which samples belong together, as the scenario's listing says; each is its own where it says nothing."""
-    listing = tables.from_bytes(verified(stores.objects, scenario.listing_key, scenario.listing_sha256))
+    listing = tables.read(stores.objects, scenario.listing_key, scenario.listing_sha256)
     names = None
     if "group" in listing.column_names:
         of = dict(zip(listing.column("sample_id").to_pylist(), listing.column("group").to_pylist(), strict=True))

@@ -65,20 +65,19 @@ def _sides(stores: Stores, model: ModelVersion, before: ModelVersion | None) -> 
     for evaluation, scenario in sorted(
         runs.evaluations_of(stores.db, model_id=model.id or 0), key=lambda p: p[1].version
     ):
-        ids = (before.id or 0, model.id or 0, scenario.id or 0) if before else None
-        comparison = _comparison(stores, *ids) if ids else None
-        other = _evaluation(stores, before, scenario) if before and comparison else None
-        newest[scenario.name] = Side(scenario, evaluation, other, comparison)
+        newest[scenario.name] = _side(stores, before, evaluation, scenario, after_id=model.id or 0)
     return sorted(newest.values(), key=lambda side: (side.scenario.issue_id is None, side.scenario.name))
 
 
-def _comparison(stores: Stores, before_id: int, after_id: int, scenario_id: int) -> Comparison | None:
-    return runs.find_comparison(stores.db, before_id=before_id, after_id=after_id, scenario_id=scenario_id)
-
-
-def _evaluation(stores: Stores, model: ModelVersion, scenario: Scenario) -> Evaluation | None:
-    inference = runs.find_inference(stores.db, model_id=model.id or 0, scenario_id=scenario.id or 0)
-    return runs.find_evaluation(stores.db, inference_id=inference.id or 0) if inference else None
+def _side(
+    stores: Stores, before: ModelVersion | None, evaluation: Evaluation, scenario: Scenario, *, after_id: int
+) -> Side:
+    if before is None:
+        return Side(scenario, evaluation, None, None)
+    before_id, scenario_id = before.id or 0, scenario.id or 0
+    comparison = runs.find_comparison(stores.db, before_id=before_id, after_id=after_id, scenario_id=scenario_id)
+    other = runs.evaluation_on(stores.db, model_id=before_id, scenario_id=scenario_id)
+    return Side(scenario, evaluation, other if comparison else None, comparison)
 
 
 def _main(sides: list[Side]) -> Side | None:
@@ -88,16 +87,12 @@ def _main(sides: list[Side]) -> Side | None:
     return max(sides, key=lambda s: (s.comparison is not None, s.scenario.name == OVERALL, s.scenario.samples))
 
 
-def _reference(scenario: Scenario) -> str:
-    return f"{scenario.name}@{scenario.version}"
-
-
 def _scenario(stores: Stores, side: Side) -> Row:
     """One scenario: how good both models are there, and the differences over all classes."""
     summary = side.comparison.summary if side.comparison else {}
     rows = runs.deltas_of(stores.db, comparison_id=side.comparison.id or 0) if side.comparison else []
     return {
-        "scenario": _reference(side.scenario),
+        "scenario": side.scenario.reference,
         "kind": side.scenario.kind.value,
         "where": side.scenario.where,
         "samples": side.after.metrics.get("samples", side.scenario.samples),
@@ -130,7 +125,7 @@ def _in_detail(stores: Stores, side: Side) -> Row:
             deltas.setdefault(row.class_name, {})[row.metric] = _delta(row)
     told = side.after.metrics.get("classes", {})
     return {
-        "main": _reference(side.scenario),
+        "main": side.scenario.reference,
         "classes": [
             {"class_name": name, **{key: told.get(name, {}).get(key) for key in (*OF_CLASSES, "support")},
              "deltas": deltas.get(name, {})}
@@ -163,7 +158,7 @@ def _changes(stores: Stores, sides: list[Side]) -> Row:
             rows = table.filter(pc.equal(table.column("change"), change)).select(SHOWN)
             counted[said] |= set(rows.column("sample_id").to_pylist())
             for row in rows.slice(0, MOST - len(found[said])).to_pylist():
-                found[said].setdefault(row["sample_id"], {**row, "scenario": _reference(side.scenario)})
+                found[said].setdefault(row["sample_id"], {**row, "scenario": side.scenario.reference})
     return {said: {"count": len(counted[said]), "samples": list(rows.values())} for said, rows in found.items()}
 
 

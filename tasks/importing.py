@@ -151,7 +151,7 @@ def _report(plan: PredictionsPlan, file: AnswerFile, wanted: Wanted, taken: chec
         model=plan.model,
         stored=all(problem.allowed for problem in problems),
         rows=file.rows,
-        scenarios={f"{one.name}@{one.version}": one.samples for one in wanted.scenarios},
+        scenarios={one.reference: one.samples for one in wanted.scenarios},
         probabilities=len(file.shares),
         ignored=file.ignored,
         problems=problems,

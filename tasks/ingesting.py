@@ -12,7 +12,7 @@ from models.errors import BadInput
 from models.plans import IngestPlan
 from models.values import Ingested
 from storage import corpora, tables
-from storage.objects import Listed, ObjectStore, verified
+from storage.objects import Listed, ObjectStore
 from storage.stores import Stores, open_stores
 from tasks import metadata
 from tasks.compute import images
@@ -51,7 +51,7 @@ def ingest(plan: IngestPlan) -> Ingested:
 
 def read_manifest(stores: Stores, shard: Shard) -> pa.Table:
     """A shard's manifest. Raises CorruptData when it is not what was written."""
-    return tables.from_bytes(verified(stores.objects, shard.manifest_key, shard.manifest_sha256))
+    return tables.read(stores.objects, shard.manifest_key, shard.manifest_sha256)
 
 
 def manifest_schema(stores: Stores, shard: Shard) -> pa.Schema:

@@ -7,8 +7,8 @@ from typing import Any
 
 from models.campaign import Issue
 from models.errors import BadInput
-from models.learning import Comparison, Gate, ModelVersion
-from storage import corpora, runs, tables
+from models.learning import Comparison, DatasetVersion, Gate, ModelVersion
+from storage import corpora, provenance, runs, tables
 from storage.stores import Stores, open_stores
 from tasks.compute import ranking
 from tasks.predicting import predictions_of
@@ -28,7 +28,9 @@ def model_rows() -> list[Row]:
                 "trainer": runs.training_of(stores.db, model=model).trainer,
                 "samples": _samples(stores, model),
                 "classes": len(model.class_names),
-                "verdicts": ", ".join(gate.verdict.value for gate in runs.gates_of(stores.db, after_id=model.id or 0)),
+                "verdicts": ", ".join(
+                    gate.verdict.value for gate, _ in provenance.gates_about(stores.db, after_id=model.id or 0)
+                ),
                 "made": model.created_at.isoformat(" ", "seconds")[:16],
             }
             for model in reversed(runs.list_models(stores.db))
@@ -54,8 +56,8 @@ def model_record(reference: str) -> Row:
             "adds_batches": sorted({number for version in versions for number in version.adds_batches}),
             "made": model.created_at.isoformat(" ", "seconds"),
         }
-        gates = runs.gates_of(stores.db, after_id=model.id or 0)
-        record["gates"] = [_gate(stores, gate) for gate in gates]
+        gates = provenance.gates_about(stores.db, after_id=model.id or 0)
+        record["gates"] = [_gate(stores, gate, issue) for gate, issue in gates]
         record["promotions"] = [row for row in _history(stores) if row["model"] == model.reference]
     return {**record, "evaluations": metric_rows(model.reference)}
 
@@ -83,7 +85,7 @@ def metric_rows(reference: str) -> list[Row]:
         model = runs.get_model(stores.db, name=reference)
         return [
             {
-                "scenario": scenario.name if scenario.version == 1 else f"{scenario.name}@{scenario.version}",
+                "scenario": scenario.name if scenario.version == 1 else scenario.reference,
                 "samples": scenario.samples,
                 **_with_interval(evaluation.metrics, "accuracy"),
                 **_with_interval(evaluation.metrics, "macro_f1"),
@@ -98,8 +100,7 @@ def evaluation_record(model_name: str, scenario_name: str) -> Row:
     with open_stores() as stores:
         model = runs.get_model(stores.db, name=model_name)
         scenario = runs.get_scenario(stores.db, name=scenario_name)
-        inference = runs.find_inference(stores.db, model_id=model.id or 0, scenario_id=scenario.id or 0)
-        found = runs.find_evaluation(stores.db, inference_id=inference.id or 0) if inference else None
+        found = runs.evaluation_on(stores.db, model_id=model.id or 0, scenario_id=scenario.id or 0)
         metrics = dict(found.metrics) if found else {}
     classes = [{"class": name, **row} for name, row in metrics.pop("classes", {}).items()]
     overall = {"class": "all (macro F1; accuracy as recall)", "precision": "", "recall": metrics.get("accuracy")}
@@ -264,15 +265,15 @@ def _estimate(row: Row, name: str) -> str:
 
 def _samples(stores: Stores, model: ModelVersion) -> int | None:
     number = runs.training_of(stores.db, model=model).dataset_id
-    return runs.lineage(stores.db, dataset_id=number)[0].splits.get("train") if number is not None else None
+    return stores.db.get_one(DatasetVersion, number).splits.get("train") if number is not None else None
 
 
-def _gate(stores: Stores, gate: Gate) -> Row:
+def _gate(stores: Stores, gate: Gate, issue: Issue | None) -> Row:
     before = stores.db.get(ModelVersion, gate.before_id) if gate.before_id else None
     return {
         "gate": gate.id,
         "against": before.reference if before else "",
-        "issue": stores.db.get_one(Issue, gate.issue_id).name if gate.issue_id else "",
+        "issue": issue.name if issue else "",
         "verdict": gate.verdict.value,
         "reasons": gate.reasons,
         "samples_needed": gate.samples_needed,

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from models.errors import BadInput
 from models.learning import InferenceSet, ModelVersion, Scenario
 from storage import runs, tables
-from storage.objects import verified
 from storage.stores import Stores
 from tasks.trainers.protocol import PROBABILITY, Answers
 from tasks.trainers.registry import trainer_of
@@ -85,7 +84,7 @@ def infer(stores: Stores, model: ModelVersion, scenario: Scenario) -> InferenceS
 
     An image that cannot be read counts: all classes are equally probable, so that the first is the answer.
     """
-    listing = tables.from_bytes(verified(stores.objects, scenario.listing_key, scenario.listing_sha256))
+    listing = tables.read(stores.objects, scenario.listing_key, scenario.listing_sha256)
     training = runs.training_of(stores.db, model=model)
     trainer = trainer_of(training.trainer)
     stores.db.commit()  # nobody waits for the database while images are read
@@ -115,7 +114,7 @@ def stored_key(model: ModelVersion, scenario: Scenario) -> str:
     The same weights may name other classes, and an image that could be read once may not be readable again.
     """
     parts = [model.reference, model.class_names, model.weights_sha256]
-    parts += [f"{scenario.name}@{scenario.version}", scenario.listing_sha256]
+    parts += [scenario.reference, scenario.listing_sha256]
     return f"inference/{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.parquet"
 
 

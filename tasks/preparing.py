@@ -17,7 +17,6 @@ from models.retraining import RetrainPlan
 from models.states import Split
 from models.values import Compared, Gated, Report
 from storage import campaigns, corpora, runs, tables
-from storage.objects import verified
 from storage.stores import Stores, open_stores
 from tasks import scenarios
 from tasks.steps import step
@@ -101,7 +100,7 @@ def _prepared(asked: Sequence[str], on_slices: Mapping[str, str], before: str) -
         chosen = {name: runs.get_scenario(stores.db, name=name) for name in names}
     return Prepared(
         before=before,
-        scenarios={name: f"{one.name}@{one.version}" for name, one in chosen.items()},
+        scenarios={name: one.reference for name, one in chosen.items()},
         issues=list(on_slices),
     )
 
@@ -229,7 +228,7 @@ def _require_vectors(stores: Stores, scenario: Scenario, encoder: EncoderSpec) -
 
 
 def _listing(stores: Stores, scenario: Scenario, columns: list[str]) -> pa.Table:
-    return tables.columns_of(verified(stores.objects, scenario.listing_key, scenario.listing_sha256), columns)
+    return tables.read(stores.objects, scenario.listing_key, scenario.listing_sha256, columns)
 
 
 def _known_scenarios() -> list[str]:

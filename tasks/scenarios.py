@@ -17,8 +17,7 @@ from models.learning import Scenario
 from models.retraining import SplitPolicy
 from models.states import ScenarioKind, Split
 from models.values import Grown
-from storage import campaigns, corpora, labels, provenance, runs, tables
-from storage.objects import verified
+from storage import campaigns, corpora, labels, runs, tables
 from storage.stores import Stores, open_stores
 from tasks import grouping
 from tasks.datasets import Row, read_listing, table_of, usable
@@ -89,7 +88,7 @@ def grow_scenario(name: str) -> Grown:
         before = runs.get_scenario(stores.db, name=name)
         newest = runs.get_scenario(stores.db, name=before.name)
         if newest.id != before.id:
-            raise BadInput(f"only the newest version can grow, which is {before.name}@{newest.version}")
+            raise BadInput(f"only the newest version can grow, which is {newest.reference}")
         return _grow(stores, before)
 
 
@@ -178,7 +177,7 @@ def _grow(stores: Stores, before: Scenario) -> Grown:
         every = {corpus.name: corpus for corpus in corpora.list_corpora(stores.db, split=Split.HOLDOUT)}
         every |= {corpus.name: corpus for corpus in wanted.corpora}
         wanted = wanted._replace(corpora=[every[name] for name in sorted(every)])
-    old = tables.from_bytes(verified(stores.objects, before.listing_key, before.listing_sha256))
+    old = tables.read(stores.objects, before.listing_key, before.listing_sha256)
     listing = _listing(stores, before.name, wanted)
     known, now = (
         dict(zip(one.column("sample_id").to_pylist(), one.column("class_name").to_pylist(), strict=True))
@@ -192,8 +191,7 @@ def _grow(stores: Stores, before: Scenario) -> Grown:
     relabelled = sum(now[sample_id] != class_name for sample_id, class_name in known.items())
     added = len(now) - len(known)
     newest = _save(stores, before.name, wanted, listing, before=before) if added else before
-    reference = f"{newest.name}@{newest.version}"
-    return Grown(scenario=reference, samples=newest.samples, added=added, relabelled=relabelled)
+    return Grown(scenario=newest.reference, samples=newest.samples, added=added, relabelled=relabelled)
 
 
 def _save(stores: Stores, name: str, wanted: _Definition, listing: pa.Table, *, before: Scenario | None) -> Scenario:
@@ -247,7 +245,7 @@ def _held_answers(stores: Stores, issue: Issue | None) -> list[tuple[LabelReques
     answers = labels.resolved_of_batches(stores.db, batches=batches) if batches else []
     wanted, numbers = {sample.id for _, sample in answers}, {batch.id for batch in batches}
     splits: dict[str, str] = {}
-    for dataset in provenance.list_datasets(stores.db):
+    for dataset in runs.list_datasets(stores.db):
         if numbers & set(dataset.adds_batches):
             listing = read_listing(stores, dataset)
             splits |= dict(

@@ -8,11 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.corpus import Sample
-from models.learning import InferenceSet
-from storage import labels, provenance, tables
-from storage.objects import verified
+from storage import labels, provenance, runs, tables
 from storage.stores import Stores, open_stores
-from tasks.attribution import read_listing
+from tasks.datasets import read_listing
 from tasks.steps import step, track
 
 Row = dict[str, Any]
@@ -97,15 +95,15 @@ def _requests(stores: Stores, sample: Sample) -> list[Row]:
 
 def _datasets(stores: Stores, sample: Sample) -> list[Row]:
     found = []
-    for dataset in track(provenance.list_datasets(stores.db), "looking through dataset versions"):
-        row = _row_of(read_listing(stores, dataset.listing_key, dataset.listing_sha256), sample.id)
+    for dataset in track(runs.list_datasets(stores.db), "looking through dataset versions"):
+        row = _row_of(read_listing(stores, dataset), sample.id)
         if row is not None:
             models = provenance.learnt_from(stores.db, dataset_ids=[dataset.id or 0])
             found.append(
                 {
                     "dataset": dataset.id,
                     "hash": dataset.content_hash[:12],
-                    "split": row.get("split", "train"),
+                    "split": row["split"],
                     "class_name": row["class_name"],
                     "models": [model.reference for model, _ in models],
                 }
@@ -115,11 +113,10 @@ def _datasets(stores: Stores, sample: Sample) -> list[Row]:
 
 def _scenarios(stores: Stores, sample: Sample) -> list[Row]:
     found = []
-    for scenario in track(provenance.list_scenarios(stores.db), "looking through scenarios"):
-        row = _row_of(read_listing(stores, scenario.listing_key, scenario.listing_sha256), sample.id)
+    for scenario in track(runs.list_scenarios(stores.db), "looking through scenarios"):
+        row = _row_of(tables.read(stores.objects, scenario.listing_key, scenario.listing_sha256), sample.id)
         if row is not None:
-            reference = f"{scenario.name}@{scenario.version}"
-            found.append({"id": scenario.id, "scenario": reference, "class_name": row["class_name"]})
+            found.append({"id": scenario.id, "scenario": scenario.reference, "class_name": row["class_name"]})
     return found
 
 
@@ -129,7 +126,9 @@ def _predictions(stores: Stores, sample: Sample, scenarios: list[Row]) -> list[R
     places = provenance.predictions_on(stores.db, scenario_ids=[row["id"] for row in scenarios])
     for inference, model, scenario in places:
         if model.reference not in found:
-            row = _row_of(_read_predictions(stores, inference), sample.id)
+            row = _row_of(
+                tables.read(stores.objects, inference.predictions_key, inference.predictions_sha256), sample.id
+            )
             if row is not None:
                 probability = row.get(f"p:{row['predicted']}")
                 found[model.reference] = {
@@ -137,14 +136,9 @@ def _predictions(stores: Stores, sample: Sample, scenarios: list[Row]) -> list[R
                     "predicted": row["predicted"],
                     "probability": None if probability is None else round(float(probability), 4),
                     "right": row["predicted"] == row["class_name"],
-                    "scenario": f"{scenario.name}@{scenario.version}",
+                    "scenario": scenario.reference,
                 }
     return list(found.values())
-
-
-def _read_predictions(stores: Stores, inference: InferenceSet) -> pa.Table:
-    key, sha256 = inference.predictions_key, inference.predictions_sha256
-    return tables.from_bytes(verified(stores.objects, key, sha256) if sha256 else stores.objects.read(key))
 
 
 def _row_of(table: pa.Table, sample_id: str) -> Row | None:

@@ -115,7 +115,7 @@ def _look_up(stores: Stores, plan: UpliftPlan) -> Case:
     warnings = _comparable(stores, *arms)
     issue = stores.db.get_one(Issue, arms[1].issue_id)
     scenario = _scenario(stores, plan, issue)
-    listing = tables.from_bytes(verified(stores.objects, scenario.listing_key, scenario.listing_sha256))
+    listing = tables.read(stores.objects, scenario.listing_key, scenario.listing_sha256)
     encoder = corpora.get_encoder(stores.db, name=plan.encoder or stores.settings.encoder)
     train = _base(stores, plan)
     answered = [_labels_of(stores, arm) for arm in arms]
@@ -330,7 +330,7 @@ def _told(found: Uplift, case: Case, *, reused: bool) -> Uplifted:
         uplift_id=found.id or 0,
         campaign=case.plan.campaign,
         control=case.plan.control,
-        scenario=f"{case.scenario.name}@{case.scenario.version}",
+        scenario=case.scenario.reference,
         samples=case.scenario.samples,
         class_name=found.class_name,
         metric=found.metric,

@@ -33,7 +33,7 @@ from models.states import Split
 from storage import corpora, labels, runs, tables
 from storage.objects import verified
 from storage.stores import Stores
-from tasks import answers, exporting
+from tasks import answers, datasets, exporting
 from tasks.answers import Samples
 from tasks.compute import checking_predictions as checking
 from tasks.trainers import running
@@ -140,12 +140,11 @@ def _asked(stores: Stores, dataset: DatasetVersion) -> dict[str, str]:
     ]
     found = {sample.id: sample.uri for _, sample in labels.labels_of_corpora(stores.db, corpora=held)} if held else {}
     listings = [
-        tables.from_bytes(verified(stores.objects, scenario.listing_key, scenario.listing_sha256))
+        tables.read(stores.objects, scenario.listing_key, scenario.listing_sha256)
         for scenario in runs.list_scenarios(stores.db)
     ]
-    listing = tables.from_bytes(stores.objects.read(dataset.listing_key))
-    if "split" in listing.column_names:
-        listings.append(listing.filter(pc.not_equal(listing.column("split"), Split.TRAIN.value)))
+    listing = datasets.read_listing(stores, dataset)
+    listings.append(listing.filter(pc.not_equal(listing.column("split"), Split.TRAIN.value)))
     for one in listings:
         found |= dict(zip(one.column("sample_id").to_pylist(), one.column("uri").to_pylist(), strict=True))
     return found
