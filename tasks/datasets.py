@@ -17,7 +17,6 @@ from models.learning import DatasetVersion
 from models.retraining import RetrainPlan
 from models.states import RequestState, Split
 from storage import campaigns, corpora, labels, runs, tables
-from storage.objects import verified
 from storage.stores import Stores, open_stores
 from tasks import grouping
 from tasks.grouping import RANKS, Rule
@@ -49,10 +48,12 @@ class Decided(NamedTuple):
 class _Given(NamedTuple):
     """What a version is made of. The labels of each are oldest first."""
 
+    base: list[Corpus]  # train corpora
+    batches: Sequence[LabelBatch]  # of campaigns
     train: Labelled  # of train corpora and of campaigns
     answered: frozenset[str]  # samples that the campaigns asked about
     evaluation: dict[Split, Labelled]
-    kept: dict[str, Split]  # by sample that is never trained on, whatever the plan says
+    kept: Mapping[str, Split]  # by sample that is never trained on, whatever the plan says
     corpora: list[Corpus]
 
 
@@ -66,12 +67,13 @@ def freeze_dataset(plan: RetrainPlan) -> int:
     earlier version of the same corpora and batches had evaluation samples that this one would lack.
     """
     with open_stores() as stores:
-        base = _train_corpora(stores, plan.corpora)
+        base = train_corpora(stores, plan.corpora)
         batches = _batches(stores, plan.campaigns)
-        parent = _freeze(stores, plan, base, batches=[], parent=None)
+        kept = of_scenarios(stores) if plan.splits.may_shrink else _held_before(stores) | of_scenarios(stores)
+        parent = _freeze(stores, plan, _given(stores, base, [], kept), parent=None)
         if not batches:
             return parent.id or 0
-        return _freeze(stores, plan, base, batches=batches, parent=parent).id or 0
+        return _freeze(stores, plan, _given(stores, base, batches, kept), parent=parent).id or 0
 
 
 def read_listing(stores: Stores, dataset: DatasetVersion) -> pa.Table:
@@ -168,7 +170,7 @@ def _highest(splits: Mapping[str, Split], groups: Mapping[str, str]) -> dict[str
     return found
 
 
-def _train_corpora(stores: Stores, names: Sequence[str]) -> list[Corpus]:
+def train_corpora(stores: Stores, names: Sequence[str]) -> list[Corpus]:
     """These corpora, or all for training. Raises BadInput for one that is not, and where there is none."""
     found = [corpora.get_corpus(stores.db, name=name) for name in sorted(set(names))]
     for corpus in found:
@@ -194,17 +196,9 @@ def _batches(stores: Stores, names: Sequence[str]) -> Sequence[LabelBatch]:
     return labels.batches_of(stores.db, campaigns=list(names)) if names else []
 
 
-def _freeze(
-    stores: Stores,
-    plan: RetrainPlan,
-    base: list[Corpus],
-    *,
-    batches: Sequence[LabelBatch],
-    parent: DatasetVersion | None,
-) -> DatasetVersion:
-    given = _given(stores, base, batches, may_shrink=plan.splits.may_shrink)
+def _freeze(stores: Stores, plan: RetrainPlan, given: _Given, *, parent: DatasetVersion | None) -> DatasetVersion:
     decided, groups = _decided(stores, plan, given)
-    version = _version(decided, groups, base, batches)
+    version = _version(decided, groups, given)
     if not plan.splits.may_shrink:
         _require_whole_evaluation(stores, version, decided)
     found = runs.find_dataset(stores.db, content_hash=version.content_hash)
@@ -218,26 +212,28 @@ def _freeze(
     return found
 
 
-def _given(stores: Stores, base: list[Corpus], batches: Sequence[LabelBatch], *, may_shrink: bool) -> _Given:
+def _given(stores: Stores, base: list[Corpus], batches: Sequence[LabelBatch], kept: Mapping[str, Split]) -> _Given:
     held = {split: corpora.list_corpora(stores.db, split=split) for split in (Split.DEVELOPMENT, Split.HOLDOUT)}
     answers = labels.resolved_of_batches(stores.db, batches=batches) if batches else []
     return _Given(
+        base=base,
+        batches=batches,
         train=[*labels.labels_of_corpora(stores.db, corpora=base), *answers],
         answered=frozenset(sample.id for _, sample in answers),
         evaluation={split: labels.labels_of_corpora(stores.db, corpora=some) for split, some in held.items()},
-        kept=_of_scenarios(stores) if may_shrink else _held_before(stores) | _of_scenarios(stores),
+        kept=kept,
         corpora=[*base, *(corpus for some in held.values() for corpus in some)],
     )
 
 
-def _of_scenarios(stores: Stores) -> dict[str, Split]:
+def of_scenarios(stores: Stores) -> dict[str, Split]:
     """The split of what the newest version of any scenario holds, since models are evaluated on it."""
     developing = {corpus.name for corpus in corpora.list_corpora(stores.db, split=Split.DEVELOPMENT)}
     found: list[dict[str, Split]] = []
-    for scenario in {one.name: one for one in runs.list_scenarios(stores.db)}.values():  # oldest first
-        data = verified(stores.objects, scenario.listing_key, scenario.listing_sha256)
+    for scenario in runs.newest_scenarios(stores.db):
+        listing = tables.read(stores.objects, scenario.listing_key, scenario.listing_sha256, ["sample_id"])
         split = Split.DEVELOPMENT if developing & set(scenario.corpora) else Split.HOLDOUT
-        found.append(dict.fromkeys(tables.columns_of(data, ["sample_id"]).column("sample_id").to_pylist(), split))
+        found.append(dict.fromkeys(listing.column("sample_id").to_pylist(), split))
     return _highest_of(found, {sample_id for some in found for sample_id in some})
 
 
@@ -284,9 +280,7 @@ def _decided(stores: Stores, plan: RetrainPlan, given: _Given) -> tuple[Decided,
     return decide(train, evaluation, held, groups, elsewhere), groups
 
 
-def _version(
-    decided: Decided, groups: Mapping[str, str], base: Sequence[Corpus], batches: Sequence[LabelBatch]
-) -> DatasetVersion:
+def _version(decided: Decided, groups: Mapping[str, str], given: _Given) -> DatasetVersion:
     """The version with this content, without its listing. Raises BadInput when it cannot train anything."""
     rows = [decided.rows[sample_id] for sample_id in sorted(decided.rows)]
     learnt = [row for row in rows if row.split is not Split.HOLDOUT]
@@ -308,8 +302,8 @@ def _version(
         splits={split.value: splits[split.value] for split in RANKS if splits[split.value]},
         excluded=dict(sorted(excluded.items())),
         class_names=class_names,
-        corpora=[corpus.name for corpus in base],
-        adds_batches=[batch.id or 0 for batch in batches],
+        corpora=[corpus.name for corpus in given.base],
+        adds_batches=[batch.id or 0 for batch in given.batches],
     )
 
 

@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-import numpy as np
-
 from models.learning import Comparison, Evaluation, MetricDelta, ModelVersion, Scenario
 from models.values import Compared
 from storage import runs, tables
 from storage.stores import Stores, open_stores
-from tasks.compute import deltas, intervals
+from tasks import grouping
+from tasks.compute import deltas
+from tasks.compute.intervals import Grouping
 from tasks.measuring import differences, measured
 from tasks.predicting import Predictions, infer, predictions_of, read_predictions
 from tasks.steps import step
@@ -85,14 +85,9 @@ def _compared(
     return found
 
 
-def _groups(stores: Stores, scenario: Scenario, predictions: Predictions) -> intervals.Grouping:
-    """Which samples belong together, as the scenario's listing says; each is its own where it says nothing."""
+def _groups(stores: Stores, scenario: Scenario, predictions: Predictions) -> Grouping:
     listing = tables.read(stores.objects, scenario.listing_key, scenario.listing_sha256)
-    names = None
-    if "group" in listing.column_names:
-        of = dict(zip(listing.column("sample_id").to_pylist(), listing.column("group").to_pylist(), strict=True))
-        names = np.asarray([of.get(sample_id) or sample_id for sample_id in predictions.sample_ids])
-    return intervals.grouping(names, len(predictions.sample_ids))
+    return grouping.within(listing, predictions.sample_ids)
 
 
 def _delta_row(comparison_id: int, delta: deltas.Delta, class_names: Sequence[str]) -> MetricDelta:

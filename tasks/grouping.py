@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ from models.states import Split
 from storage import corpora, labels, tables
 from storage.stores import Stores
 from tasks import features
-from tasks.compute import groups
+from tasks.compute import groups, intervals
 from tasks.ingesting import read_manifest
 
 NEAR_DUPLICATES = "near-duplicates"
@@ -55,6 +56,15 @@ def names_of(stores: Stores, samples: Sequence[Sample], rule: Rule) -> dict[str,
         )
         found |= {samples[place].id: name for place in places}
     return found
+
+
+def within(listing: pa.Table, sample_ids: Sequence[str]) -> intervals.Grouping:
+    """Which of some samples belong together, as a listing says; each is its own where it says nothing."""
+    if "group" not in listing.column_names:
+        return intervals.grouping(None, len(sample_ids))
+    known = dict(zip(*(listing.column(name).to_pylist() for name in ("sample_id", "group")), strict=True))
+    names = np.asarray([known.get(sample_id) or sample_id for sample_id in sample_ids])
+    return intervals.grouping(names, len(sample_ids))
 
 
 def held_back(stores: Stores, rule: Rule) -> dict[str, Split]:

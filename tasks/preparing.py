@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from importlib import import_module
 
 import pyarrow as pa
 from pydantic import Field
@@ -19,6 +18,7 @@ from models.values import Compared, Gated, Report
 from storage import campaigns, corpora, runs, tables
 from storage.stores import Stores, open_stores
 from tasks import scenarios
+from tasks.datasets import train_corpora
 from tasks.steps import step
 
 EVERY = "*"
@@ -45,7 +45,7 @@ def check(plan: RetrainPlan) -> None:
     """Raises BadInput or NotFound for the first thing that a plan names wrongly. It writes nothing."""
     require_own_name(plan.model)
     with open_stores() as stores:
-        _require_train_corpora(stores, plan)
+        train_corpora(stores, plan.corpora)
         for name in plan.campaigns:
             if name != EVERY:
                 campaigns.get_campaign(stores.db, name=name)
@@ -160,20 +160,6 @@ def is_news(since: str, evaluations: Sequence[int], comparisons: Sequence[Compar
     return any(one >= datetime.fromisoformat(since) for one in made)
 
 
-def _require_train_corpora(stores: Stores, plan: RetrainPlan) -> None:
-    for name in plan.corpora:
-        corpus = corpora.get_corpus(stores.db, name=name)
-        if corpus.split is not Split.TRAIN:
-            raise BadInput(
-                f"corpus '{name}' is not for training (split: {corpus.split or 'none'}); "
-                "name one that was added with --split train"
-            )
-    if not corpora.list_corpora(stores.db, split=Split.TRAIN):
-        raise BadInput(
-            "there is no corpus to train on; add one with: dipnet corpus add NAME PREFIX --split train --labels COLUMN"
-        )
-
-
 def _require_scenario(stores: Stores, name: str) -> None:
     """A scenario that is there, or one that is frozen of an evaluation corpus when it is asked for."""
     names = {corpus.name for split in scenarios.EVALUATION for corpus in corpora.list_corpora(stores.db, split=split)}
@@ -182,12 +168,12 @@ def _require_scenario(stores: Stores, name: str) -> None:
 
 
 def _require_backbone(name: str) -> None:
-    known = import_module("torchvision.models").list_models()
-    if name not in known:
-        raise BadInput(
-            f"there is no torchvision network '{name}'; such as resnet18, convnext_tiny, vit_b_16, or any other of "
-            "torchvision.models.list_models()"
-        )
+    from tasks.compute import network  # torchvision takes seconds, which no other trainer needs
+
+    try:
+        network.require_backbone(name)
+    except network.NetworkError as error:
+        raise BadInput(f"there is no torchvision network '{name}': {error}") from None
 
 
 def _issues(plan: RetrainPlan, dataset_id: int, before: str) -> list[str]:

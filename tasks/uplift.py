@@ -20,11 +20,10 @@ from models.retraining import HeadOptions, SplitPolicy, UpliftPlan
 from models.states import Split
 from models.values import Uplifted
 from storage import campaigns, corpora, labels, provenance, runs, tables
-from storage.objects import verified
 from storage.stores import Stores, open_stores
 from tasks import features, grouping, heads, scenarios
-from tasks.compute import classifier, deltas, intervals, perceptron
-from tasks.datasets import Decided, Row, decide
+from tasks.compute import classifier, deltas, perceptron
+from tasks.datasets import Decided, Row, decide, of_scenarios, train_corpora
 from tasks.grouping import Rule
 from tasks.steps import step, track
 from tasks.trainers import head
@@ -117,10 +116,10 @@ def _look_up(stores: Stores, plan: UpliftPlan) -> Case:
     scenario = _scenario(stores, plan, issue)
     listing = tables.read(stores.objects, scenario.listing_key, scenario.listing_sha256)
     encoder = corpora.get_encoder(stores.db, name=plan.encoder or stores.settings.encoder)
-    train = _base(stores, plan)
+    train = train_corpora(stores, plan.corpora)
     answered = [_labels_of(stores, arm) for arm in arms]
     base, *given = _without_evaluation(
-        stores, encoder, train, scenario, [provenance.classes_of(stores.db, corpora=train), *answered]
+        stores, encoder, train, listing, [provenance.classes_of(stores.db, corpora=train), *answered]
     )
     budget = _budget(arms, given)
     return Case(
@@ -150,7 +149,7 @@ def _budget(arms: Sequence[Campaign], given: Sequence[Learnt]) -> int:
 
 
 def _without_evaluation(
-    stores: Stores, encoder: EncoderSpec, train: Sequence[Corpus], scenario: Scenario, given: Sequence[dict[str, str]]
+    stores: Stores, encoder: EncoderSpec, train: Sequence[Corpus], listing: pa.Table, given: Sequence[dict[str, str]]
 ) -> list[Learnt]:
     """The labels without what is in evaluation data or related to it, by the rule of dataset versions.
 
@@ -160,11 +159,7 @@ def _without_evaluation(
     evaluated: dict[str, Split] = {}
     for split, some in held:
         evaluated |= dict.fromkeys(provenance.classes_of(stores.db, corpora=some), split)
-    newest = {one.name: one for one in runs.list_scenarios(stores.db)}
-    for one in (*newest.values(), scenario):
-        data = verified(stores.objects, one.listing_key, one.listing_sha256)
-        ids = tables.columns_of(data, ["sample_id"]).column("sample_id").to_pylist()
-        evaluated |= dict.fromkeys(ids, Split.HOLDOUT)
+    evaluated |= dict.fromkeys([*of_scenarios(stores), *listing.column("sample_id").to_pylist()], Split.HOLDOUT)
     learnt = {sample_id: name for labels_ in given for sample_id, name in labels_.items()}
     samples = corpora.known_samples(stores.db, ids=sorted({*learnt, *evaluated}))
     rule = Rule(SplitPolicy(), encoder, [*train, *(corpus for _, some in held for corpus in some)])
@@ -238,17 +233,6 @@ def _scenario(stores: Stores, plan: UpliftPlan, issue: Issue) -> Scenario:
     return runs.get_scenario(stores.db, name=scenarios.issue_scenario(issue.name))
 
 
-def _base(stores: Stores, plan: UpliftPlan) -> list[Corpus]:
-    found = [corpora.get_corpus(stores.db, name=name) for name in sorted(set(plan.corpora))]
-    found = found or list(corpora.list_corpora(stores.db, split=Split.TRAIN))
-    for corpus in found:
-        if corpus.split is not Split.TRAIN:
-            raise BadInput(f"corpus '{corpus.name}' is not for training; name one that was added with --split train")
-    if not found:
-        raise BadInput("there is no train corpus; add one with: dipnet corpus add NAME PREFIX --split train")
-    return found
-
-
 def _labels_of(stores: Stores, campaign: Campaign) -> dict[str, str]:
     """An arm's usable answers: class by sample, in the order in which they were sent."""
     batches = labels.batches_of(stores.db, campaigns=[campaign.name])
@@ -267,10 +251,6 @@ def _measured(stores: Stores, case: Case) -> Uplift:
         [_answers(read, arm, case.plan.trainer.head, seed=seed, classes=len(known)) for arm in range(2)]
         for seed in track(seeds, "fitting both arms")
     ]
-    groups = None
-    if "group" in case.listing.column_names:
-        pairs = zip(*(case.listing.column(name).to_pylist() for name in ("group", "sample_id")), strict=True)
-        groups = np.asarray([group or sample_id for group, sample_id in pairs])
     found = deltas.uplift(
         classifier.as_targets(case.listing.column("class_name").to_pylist(), known),
         np.stack([both[0] for both in said]),
@@ -278,7 +258,7 @@ def _measured(stores: Stores, case: Case) -> Uplift:
         metric=case.plan.metric,
         target=known.index(case.class_name) if case.class_name in known else -1,
         classes=len(known),
-        groups=intervals.grouping(groups, case.listing.num_rows),
+        groups=grouping.within(case.listing, case.listing.column("sample_id").to_pylist()),
     )
     return Uplift(
         key=case.key,
