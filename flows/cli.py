@@ -18,6 +18,7 @@ from flows.cli_labels import labels_app
 from flows.cli_models import learning_app
 from flows.cli_predictions import predictions_app
 from flows.cli_samples import issue_check, sample_app
+from flows.console import Encoder, Json
 from models.complaints import explain
 from models.errors import DipnetError
 from models.plans import (
@@ -56,11 +57,6 @@ for name, group in (
     app.add_typer(group, name=name)
 app.add_typer(learning_app)
 issue_app.command("check")(issue_check)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Encoder = Annotated[
-    str, typer.Option(help="MODEL/PRETRAINED of open_clip or a checkpoint's folder; default: DIPNET_ENCODER.")
-]
 
 
 def main() -> None:

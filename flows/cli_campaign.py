@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from flows import console
+from flows.cli_settings import fields_of, setting_rows
+from flows.console import Json
 from models.errors import BadInput
 from models.plans import CampaignPlan, ContinuePlan, LabelPolicy, Plan, PoolFilter, SelectionPolicy, StopRule
 from models.retraining import HeadOptions, TrainerPlan, UpliftPlan
@@ -16,7 +18,6 @@ from models.values import Mined
 
 campaign_app = typer.Typer(help="Campaigns: find more of an issue and have it labelled.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Campaign = Annotated[str, typer.Argument(help="Name of a campaign.")]
 SETTINGS: tuple[type[Plan], ...] = (SelectionPolicy, StopRule, LabelPolicy)
 WHICH = "ranks (3, 10-25) or the first characters of sample ids"
@@ -70,7 +71,7 @@ def campaign_run(
         raise BadInput("--sheet needs --dry-run; nothing was sent")
     given: dict[str, Any] = {"budget": budget, "rounds": rounds, "min_score": min_score, "seed": seed, "text": text}
     given |= {"strategy": "text" if text and strategy == "probe" else strategy}
-    policy, stop, labelling = _settings(more or [])
+    policy, stop, labelling = fields_of(more or [], SETTINGS, listing="dipnet campaign settings")
     from tasks.planning import accept_of
 
     labelling.setdefault("accept", accept_of(name, auto_accept))
@@ -118,26 +119,11 @@ def _doubts(mined: Mined) -> str:
     return str(found.get("says", "")) if found.get("suspects") or not found.get("judged", 0) else ""
 
 
-def _settings(given: list[str]) -> list[dict[str, str]]:
-    """NAME=VALUE pairs as fields of the policy, the stop rule and the labelling. Raises BadInput for any other name."""
-    found: list[dict[str, str]] = [{} for _ in SETTINGS]
-    for pair in given:
-        name, equals, value = pair.partition("=")
-        owners = [place for place, model in enumerate(SETTINGS) if equals and name in model.model_fields]
-        if not owners:
-            raise BadInput(f"--set '{pair}' is no NAME=VALUE of a setting; see: dipnet campaign settings")
-        found[owners[0]][name] = value
-    return found
-
-
 @campaign_app.command("settings")
 def campaign_settings(as_json: Json = False) -> None:
     """Everything that --set may change, with defaults."""
-    rows = [
-        {"name": name, "default": str(field.default), "what": field.description}
-        for model in SETTINGS
-        for name, field in model.model_fields.items()
-    ]
+    rows = setting_rows([("campaign", owner) for owner in SETTINGS])
+    rows = [{name: row[name] for name in ("name", "default", "what")} for row in rows]
     console.show(rows, as_json=as_json, title="settings of a campaign")
 
 

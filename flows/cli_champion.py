@@ -8,6 +8,7 @@ import typer
 
 from flows import console
 from flows.cli_settings import setting_rows
+from flows.console import Json
 from models.retraining import ExternalOptions, FinetuneOptions, GatePolicy, HeadOptions, SplitPolicy
 
 HELP = """Models: versions of classifiers, and the champion among them.
@@ -17,7 +18,6 @@ next one is compared with it; `dipnet model undo` takes that back.
 """
 model_app = typer.Typer(help=HELP, no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Model = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or champion.")]
 SETTINGS = (
     ("head", HeadOptions),

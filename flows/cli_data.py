@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from flows import console
+from flows.console import Json
 from models.retraining import RetrainPlan, SplitPolicy
 
 dataset_app = typer.Typer(
@@ -18,7 +19,6 @@ scenario_app = typer.Typer(
     help="Scenarios: frozen subsets of evaluation data that models are measured on.", no_args_is_help=True
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Dataset = Annotated[int, typer.Argument(help="Number of a dataset version; see: dipnet dataset list")]
 GroupBy = Annotated[
     str, typer.Option(help="What belongs together: near-duplicates, or a metadata column such as video; '': nothing.")

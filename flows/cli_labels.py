@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows import console
+from flows.console import Json
 from models.errors import NotFound
 from models.plans import SyncPlan
 from models.states import BatchState
@@ -14,7 +15,6 @@ from models.values import BatchQuality
 
 labels_app = typer.Typer(help="Labels: what was sent, what came back, and what it is worth.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Batch = Annotated[int, typer.Argument(help="Number of a batch; `dipnet labels list` has them.")]
 Because = Annotated[str, typer.Option(help="Why, for those who look later.")]
 

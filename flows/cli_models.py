@@ -8,7 +8,9 @@ import typer
 
 from flows import console
 from flows.cli_settings import fields_of
+from flows.console import Encoder, Json
 from models.errors import BadInput
+from models.outcomes import Gated, Retrained
 from models.plans import Plan
 from models.retraining import (
     ExternalOptions,
@@ -20,7 +22,6 @@ from models.retraining import (
     TrainerPlan,
 )
 from models.states import Verdict
-from models.values import Gated, Retrained
 
 learning_app = typer.Typer()
 
@@ -29,10 +30,6 @@ LISTING = "dipnet model settings"
 COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}
 SAYS = {"better": "green", "worse": "red", "open": "yellow", "kept": ""}
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Encoder = Annotated[
-    str, typer.Option(help="MODEL/PRETRAINED of open_clip or a checkpoint's folder; default: DIPNET_ENCODER.")
-]
 Before = Annotated[str, typer.Argument(help="A model: NAME, NAME@VERSION or champion.")]
 After = Annotated[str, typer.Argument(help="Another one.")]
 Issue = Annotated[str, typer.Option(help="Issue that the gate is about; without one it asks that nothing is lost.")]

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from flows import console
+from flows.console import Json
 from models.retraining import PredictionsPlan
 
 predictions_app = typer.Typer(help="Predictions of models that live elsewhere.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 @predictions_app.callback()

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from flows import console
+from flows.console import Json
 
 sample_app = typer.Typer(help="Samples: one image, and all that is known of it.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 TABLES = ("exemplar_of", "labels", "candidate_in", "requests", "datasets", "scenarios", "predictions")
 LONG = ("candidate_in", "requests")  # too many columns for a table
 

@@ -6,8 +6,9 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +23,11 @@ from rich.progress import (
 from rich.table import Table
 
 Row = Mapping[str, Any]
+# Options that most commands have.
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Encoder = Annotated[
+    str, typer.Option(help="MODEL/PRETRAINED of open_clip or a checkpoint's folder; default: DIPNET_ENCODER.")
+]
 
 
 class RichProgress:

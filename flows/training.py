@@ -2,8 +2,8 @@
 
 from prefect import flow
 
+from models.outcomes import Compared, Gated, Retrained
 from models.retraining import RetrainPlan
-from models.values import Compared, Gated, Retrained
 from tasks import datasets, evaluating, judging, learning, preparing, presenting, promoting
 from tasks.preparing import Prepared
 from tasks.scenarios import OVERALL

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 from models.learning import Comparison, Evaluation, MetricDelta, ModelVersion, Scenario
-from models.values import Compared
+from models.outcomes import Compared
 from storage import runs, tables
 from storage.stores import Stores, open_stores
 from tasks import grouping

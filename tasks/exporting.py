@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from models.errors import BadInput, DipnetError, Unavailable
 from models.learning import DatasetVersion
+from models.outcomes import Exported
 from models.states import Split
-from models.values import Exported
 from storage import runs, tables
 from storage.stores import Stores, open_stores
 from tasks import datasets

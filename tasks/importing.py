@@ -16,8 +16,8 @@ from sqlmodel import select
 from models.corpus import Corpus, Shard
 from models.errors import BadInput
 from models.learning import DatasetVersion, InferenceSet, ModelVersion, Scenario, TrainingRun
+from models.outcomes import Imported, Problem
 from models.retraining import PredictionsPlan
-from models.values import Imported, Problem
 from storage import runs, tables
 from storage.objects import verified
 from storage.stores import Stores, alone, open_stores

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from models.campaign import Issue
 from models.errors import BadInput
 from models.learning import Comparison, Gate, MetricDelta, ModelVersion, Scenario
+from models.outcomes import Gated
 from models.retraining import GatePolicy
 from models.states import CampaignState, IssueState, ScenarioKind, Split, Verdict, may_move, move
-from models.values import Gated
 from storage import campaigns, corpora, runs
 from storage.stores import Stores, open_stores
 from tasks.compute import gate
@@ -59,7 +59,7 @@ def judge(comparison_ids: Sequence[int], issue_name: str, policy: GatePolicy) ->
                 policy=rules,
                 verdict=Verdict(judged.verdict),
                 reasons=judged.reasons,
-                findings=[finding._asdict() for finding in judged.findings],
+                findings=[asdict(finding) for finding in judged.findings],
                 samples_needed=judged.samples_needed,
             )
             stores.db.add(found)

@@ -12,9 +12,9 @@ from typing import Any
 from models.corpus import EncoderSpec
 from models.errors import BadInput
 from models.learning import DatasetVersion, ModelVersion, TrainingRun
+from models.outcomes import Fitted
 from models.retraining import RetrainPlan
 from models.states import Split
-from models.values import Fitted
 from storage import corpora, runs
 from storage.stores import Stores, alone, open_stores
 from tasks import datasets, preparing

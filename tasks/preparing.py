@@ -12,9 +12,10 @@ from models.base import utc_now
 from models.corpus import EncoderSpec
 from models.errors import BadInput, Incompatible
 from models.learning import Comparison, Evaluation, Gate, ModelVersion, Scenario
+from models.outcomes import Compared, Gated
 from models.retraining import RetrainPlan
 from models.states import Split
-from models.values import Compared, Gated, Report
+from models.values import Report
 from storage import campaigns, corpora, runs, tables
 from storage.stores import Stores, open_stores
 from tasks import scenarios

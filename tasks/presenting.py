@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.context import FlowRunContext
 
-from models.values import Gated, Retrained
+from models.outcomes import Gated, Retrained
 from storage.stores import open_stores
 from tasks import model_views, publishing, reporting
 from tasks.steps import step

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from models.base import utc_now
 from models.errors import BadInput
 from models.learning import ModelVersion, Promotion
+from models.outcomes import Gated, Promoted
 from models.states import Verdict
-from models.values import Gated, Promoted
 from storage import runs
 from storage.stores import Stores, alone, open_stores
 from tasks.steps import step

@@ -14,9 +14,9 @@ from models.corpus import Corpus, Sample, Shard
 from models.errors import BadInput, NotFound
 from models.labeling import LabelRequest
 from models.learning import Scenario
+from models.outcomes import Grown
 from models.retraining import SplitPolicy
 from models.states import ScenarioKind, Split
-from models.values import Grown
 from storage import campaigns, corpora, labels, runs, tables
 from storage.stores import Stores, open_stores
 from tasks import grouping

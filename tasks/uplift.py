@@ -16,9 +16,9 @@ from models.campaign import Campaign, CampaignRun, Issue
 from models.corpus import Corpus, EncoderSpec
 from models.errors import BadInput
 from models.learning import Scenario, Uplift
+from models.outcomes import Uplifted
 from models.retraining import HeadOptions, SplitPolicy, UpliftPlan
 from models.states import Split
-from models.values import Uplifted
 from storage import campaigns, corpora, labels, provenance, runs, tables
 from storage.stores import Stores, open_stores
 from tasks import features, grouping, heads, scenarios

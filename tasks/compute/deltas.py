@@ -68,10 +68,9 @@ def paired_deltas(
     influences = patterns.slopes(counts, AFTER) - patterns.slopes(counts, BEFORE)  # (3, classes, 8)
     drawn = _drawn(counts, after - before, resamples, seed)
     wide = intervals.widened(after - before, drawn, patterns.inflations(cells, influences, together))
-    ends = Interval(np.maximum(wide.low, -1.0), np.minimum(wide.high, 1.0))
     rows = []
     for m, metric in enumerate(METRICS):
-        mine = zip(before[m], after[m], ends.low[m], ends.high[m], strict=True)
+        mine = zip(before[m], after[m], wide.low[m], wide.high[m], strict=True)
         rows += with_q([_row(metric, c, *values) for c, values in enumerate(mine)])
     return [*rows, _accuracy(cells, together, resamples, seed), _macro(cells, counts, drawn, together)]
 
@@ -81,15 +80,13 @@ def paired_mean(metric: str, before: Floats, after: Floats, groups: Grouping, *,
     n = len(before)
     moves = (after - before - (after - before).mean()) / n
     half, point = _half(moves, groups), float(after.mean() - before.mean())
-    low, high = max(-most, point - half), min(most, point + half)
-    return _row(metric, -1, float(before.mean()), float(after.mean()), low, high)
+    return _row(metric, -1, float(before.mean()), float(after.mean()), point - half, point + half, most=most)
 
 
 def ranked_delta(target: int, before: Ranked, after: Ranked, groups: Grouping) -> Delta:
     """The difference in average precision of a class, by the influences of samples: its interval is one for many samples."""
     half, point = _half(after.influences - before.influences, groups), after.value - before.value
-    low, high = max(-1.0, point - half), min(1.0, point + half)
-    return _row("average_precision", target, before.value, after.value, low, high)
+    return _row("average_precision", target, before.value, after.value, point - half, point + half)
 
 
 def with_q(rows: list[Delta]) -> list[Delta]:
@@ -184,7 +181,7 @@ def _accuracy(cells: Triples, groups: Grouping, resamples: int, seed: int) -> De
     factor = intervals.inflation((moved - (after - before))[cells.cell_of], groups)
     point = after - before
     ends = intervals.widened(point, Interval(np.minimum(low, point), np.maximum(high, point)), factor)
-    return _row("accuracy", -1, before, after, max(-1.0, float(ends.low)), min(1.0, float(ends.high)))
+    return _row("accuracy", -1, before, after, float(ends.low), float(ends.high))
 
 
 def _macro(cells: Triples, counts: Floats, drawn: Interval, groups: Grouping) -> Delta:
@@ -205,7 +202,7 @@ def _macro(cells: Triples, counts: Floats, drawn: Interval, groups: Grouping) ->
     factor = intervals.inflation(moves[cells.cell_of], groups)
     half = intervals.Z * factor * float(np.sqrt(cells.counts @ moves**2 + wide))
     point = values[1] - values[0]
-    return _row("macro_f1", -1, values[0], values[1], max(-1.0, point - half), min(1.0, point + half))
+    return _row("macro_f1", -1, values[0], values[1], point - half, point + half)
 
 
 def _half(moves: Floats, groups: Grouping) -> float:
@@ -215,9 +212,10 @@ def _half(moves: Floats, groups: Grouping) -> float:
     return spread * float(few)
 
 
-def _row(metric: str, target: int, before: float, after: float, low: float, high: float) -> Delta:
+def _row(metric: str, target: int, before: float, after: float, low: float, high: float, *, most: float = 1.0) -> Delta:
+    """The interval ends at ±most, beyond which no difference can be."""
     point = float(after - before)
-    ends = Interval(np.asarray(float(low)), np.asarray(float(high)))
+    ends = Interval(np.asarray(max(-most, float(low))), np.asarray(min(most, float(high))))
     p = float(intervals.p_of(np.asarray(point), ends))
     seen = float(intervals.detectable(ends))
-    return Delta(metric, target, float(before), float(after), float(low), float(high), p, p, seen)
+    return Delta(metric, target, float(before), float(after), float(ends.low), float(ends.high), p, p, seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,10 +13,12 @@ from tasks.compute import intervals
 from tasks.compute.intervals import Interval
 
 Role = Literal["target", "overall", "class", "scenario"]
+Says = Literal["better", "kept", "worse", "open"]
 PLACES = {"target": "issue's slice", "overall": "overall", "class": "class", "scenario": "scenario"}
 
 
-class Claim(NamedTuple):
+@dataclass(frozen=True)
+class Claim:
     """A difference after − before with its 95 % interval, and what is asked of it.
 
     target: it must lie above 0; overall: not below −margin; class and scenario: not surely below −margin.
@@ -30,21 +33,19 @@ class Claim(NamedTuple):
     margin: float
     samples: int
 
+    @property
+    def allowed(self) -> float:
+        """The loss that counts as none; a target has no margin."""
+        return 0.0 if self.role == "target" else self.margin
 
-class Finding(NamedTuple):
+
+@dataclass(frozen=True)
+class Finding(Claim):
     """What a claim amounts to. p and q are of a loss beyond the margin."""
 
-    role: Role
-    name: str
-    metric: str
-    delta: float
-    low: float
-    high: float
-    margin: float
-    samples: int
     p: float
     q: float
-    says: Literal["better", "kept", "worse", "open"]
+    says: Says  # a target is never kept: it is better, or it is not
     samples_needed: int | None  # where it is open: about so many would decide it, if the difference stays what it is
 
 
@@ -71,46 +72,34 @@ def judge(claims: Sequence[Claim], *, error_rate: float) -> Judged:
     findings = [_finding(*row, error_rate) for row in zip(claims, p.tolist(), q.tolist(), strict=True)]
     needed = [f for f in findings if f.role in ("target", "overall")]
     worse = [f for f in findings if f.says == "worse"]
-    if worse:
-        verdict: Literal["pass", "fail", "inconclusive"] = "fail"
-    elif all(f.says == ("better" if f.role == "target" else "kept") or _is_kept(f) for f in needed):
-        verdict = "pass"
-    else:
-        verdict = "inconclusive"
+    verdict: Literal["pass", "fail", "inconclusive"]
+    verdict = "fail" if worse else "pass" if all(f.says in ("better", "kept") for f in needed) else "inconclusive"
     told = needed + [f for f in worse if f not in needed]
     return Judged(verdict, [_sentence(f) for f in told] + _rest(findings), findings, _needed(verdict, needed))
 
 
-def _is_kept(finding: Finding) -> bool:
-    """Better than asked for counts as kept."""
-    return finding.role != "target" and finding.says == "better"
-
-
 def _p_of_loss(claim: Claim) -> float:
-    """One-sided p of "no loss beyond the margin"; a target has no margin."""
+    """One-sided p of "no loss beyond the margin"."""
     ends = Interval(np.asarray(claim.low), np.asarray(claim.high))
-    return float(intervals.p_below(np.asarray(claim.delta), ends, -_allowed(claim)))
-
-
-def _allowed(claim: Claim | Finding) -> float:
-    return 0.0 if claim.role == "target" else claim.margin
+    return float(intervals.p_below(np.asarray(claim.delta), ends, -claim.allowed))
 
 
 def _finding(claim: Claim, p: float, q: float, error_rate: float) -> Finding:
-    if q <= error_rate and claim.high < -_allowed(claim):
-        says: Literal["better", "kept", "worse", "open"] = "worse"
+    if q <= error_rate and claim.high < -claim.allowed:
+        says: Says = "worse"
     elif claim.low > 0:
         says = "better"
     elif claim.role != "target" and claim.low > -claim.margin:
         says = "kept"
     else:
         says = "open"
-    return Finding(*claim, p, q, says, _samples_needed(claim) if says == "open" else None)
+    needed = _samples_needed(claim) if says == "open" else None
+    return Finding(**asdict(claim), p=p, q=q, says=says, samples_needed=needed)
 
 
 def _samples_needed(claim: Claim) -> int | None:
     """So many that the interval would be on one side of the bound in 80 % of cases, were the difference what it is now."""
-    away = abs(claim.delta + _allowed(claim))
+    away = abs(claim.delta + claim.allowed)
     error = (claim.high - claim.low) / (2 * intervals.Z)
     if away == 0 or not math.isfinite(error):
         return None
@@ -126,7 +115,7 @@ def _needed(verdict: str, findings: Sequence[Finding]) -> int | None:
 
 
 def _sentence(finding: Finding) -> str:
-    beyond = f" of {finding.margin:.3f}" if _allowed(finding) else ""
+    beyond = f" of {finding.margin:.3f}" if finding.allowed else ""
     told = {
         "better": "above 0",
         "kept": f"no loss beyond the margin{beyond}",

@@ -32,11 +32,11 @@ def scores(targets: NDArray[np.int64], predicted: NDArray[np.int64], *, classes:
     """Metrics of predictions (n,) against targets (n,), both in 0..classes-1."""
     table = confusion(targets, predicted, classes=classes)
     hits, said, there = np.diag(table), table.sum(axis=0), table.sum(axis=1)
-    f1 = _ratio(2 * hits, said + there)
+    f1 = patterns.ratio(2 * hits, said + there)
     occurs = (said + there) > 0
     return Scores(
-        precision=_ratio(hits, said),
-        recall=_ratio(hits, there),
+        precision=patterns.ratio(hits, said),
+        recall=patterns.ratio(hits, there),
         f1=f1,
         support=there,
         accuracy=float(hits.sum() / max(1, len(targets))),
@@ -99,9 +99,3 @@ def _macro(cells: patterns.Triples, counts: Floats, slopes: Floats, groups: Grou
         for arm in (f1 - own.low, own.high - f1)
     ]
     return Interval(np.clip(middle - arms[0], 0.0, value), np.clip(middle + arms[1], value, 1.0))
-
-
-def _ratio(above: NDArray[np.generic], below: NDArray[np.generic]) -> NDArray[np.float64]:
-    """above / below, 0 where below is 0."""
-    result: NDArray[np.float64] = np.divide(above, below, out=np.zeros(np.shape(above)), where=np.asarray(below) > 0)
-    return result

@@ -143,7 +143,8 @@ def kinds(cells: Triples) -> list[Kind]:
     return kinds
 
 
-def ratio(above: Floats, below: Floats) -> Floats:
+def ratio(above: NDArray[np.generic], below: NDArray[np.generic]) -> Floats:
     """above / below, 0 where below is 0."""
-    above, below = np.broadcast_arrays(above, below)
-    return np.divide(above, below, out=np.zeros(above.shape), where=below > 0)
+    over, under = np.broadcast_arrays(np.asarray(above, np.float64), np.asarray(below, np.float64))
+    result: Floats = np.divide(over, under, out=np.zeros(over.shape), where=under > 0)
+    return result

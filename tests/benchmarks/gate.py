@@ -8,7 +8,6 @@ seeds at which nothing was looked while methods were chosen; the others run dipn
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 HOUSE = Path(__file__).parents[2]
 sys.path.insert(0, str(HOUSE))
 
-from harness import Check, finish  # noqa: E402
+from harness import Check, run  # noqa: E402
 
 from tests.benchmarks import gate_runs, gate_simulations, gate_speed  # noqa: E402
 
@@ -45,20 +44,5 @@ CHECKS: dict[str, Callable[..., list[Check]]] = {
 }
 
 
-def main() -> None:
-    """Run the checks."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quick", action="store_true", help="a small version")
-    parser.add_argument("--only", choices=CHECKS, help="one of the checks")
-    chosen = parser.parse_args()
-    found: list[Check] = []
-    for name, check in CHECKS.items():
-        if chosen.only in (None, name):
-            print(f"{name} …", file=sys.stderr, flush=True)
-            found += check(quick=chosen.quick)
-    finish(found, as_json=chosen.json)
-
-
 if __name__ == "__main__":
-    main()
+    run(str(__doc__), CHECKS)

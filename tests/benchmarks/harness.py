@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,6 +38,29 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
+
+
+def run(
+    told: str, groups: Mapping[str, Callable[..., list[Check]]], before: Callable[[], Sequence[Any]] = tuple
+) -> None:
+    """The command line of a benchmark: all groups of checks, or one. Each gets what `before` gives, and `quick`."""
+    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--quick", action="store_true", help="a small version")
+    parser.add_argument("--only", choices=groups, help="one of the checks")
+    chosen = parser.parse_args()
+    found: list[Check] = []
+    given = before()
+    for name, group in groups.items():
+        if chosen.only in (None, name):
+            say(f"{name} …")
+            found += group(*given, quick=chosen.quick)
+    finish(found, as_json=chosen.json)
+
+
+def say(what: str) -> None:
+    """Long work tells where it is."""
+    print(what, file=sys.stderr, flush=True)
 
 
 def finish(checks: list[Check], *, as_json: bool) -> None:

@@ -8,18 +8,16 @@ of dipnet are shortened in the fault matrix alone. Nothing is tuned on what is r
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 HOUSE = Path(__file__).parents[2]
 sys.path.insert(0, str(HOUSE))
 
-from harness import Check, finish  # noqa: E402
+from harness import Check, run, say  # noqa: E402
 
 from storage.labelstudio_server import LabelStudioServer  # noqa: E402
 from tests.benchmarks import handoff, handoff_kills, handoff_speed, handoff_statistics, handoff_webhooks  # noqa: E402
@@ -27,12 +25,6 @@ from tests.benchmarks.handoff_checks import Outcome  # noqa: E402
 from tests.services.migrated import migrated_label_studio  # noqa: E402
 
 
-def say(what: str) -> None:
-    """Long work tells where it is."""
-    print(what, file=sys.stderr, flush=True)
-
-
-@contextmanager
 def fresh_data(migrated: Path) -> Iterator[Path]:
     """A data directory of its own, migrated already."""
     with tempfile.TemporaryDirectory(prefix="dipnet-benchmark-") as folder:
@@ -106,21 +98,5 @@ CHECKS: dict[str, Callable[..., list[Check]]] = {
 }
 
 
-def main() -> None:
-    """Run the checks."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quick", action="store_true", help="a small version")
-    parser.add_argument("--only", choices=CHECKS, help="one of the checks")
-    chosen = parser.parse_args()
-    found: list[Check] = []
-    migrated = migrated_label_studio(on_wait=say)
-    for name, check in CHECKS.items():
-        if chosen.only in (None, name):
-            say(f"{name} …")
-            found += check(migrated, quick=chosen.quick)
-    finish(found, as_json=chosen.json)
-
-
 if __name__ == "__main__":
-    main()
+    run(str(__doc__), CHECKS, lambda: [migrated_label_studio(on_wait=say)])

@@ -1,13 +1,12 @@
 """`dipnet dataset` and `dipnet scenario` from a folder of images to an export, as people type them."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flows import cli
+from tests.flows.test_cli import dipnet
 
 Draw = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]
@@ -16,18 +15,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.setenv("COLUMNS", "300")
-
-    def dipnet(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dipnet", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return dipnet
+    return lambda *words: dipnet(monkeypatch, capsys, *words)
 
 
 def test_data_is_frozen_shown_exported_and_compared(run: Run, draw: Draw, tmp_path: Path) -> None:

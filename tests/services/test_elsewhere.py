@@ -14,6 +14,7 @@ from flows.campaign import run_campaign
 from flows.corpus import embed_corpus, ingest_corpus
 from flows.labeling import sync_labels
 from flows.training import retrain_and_evaluate
+from models.outcomes import Retrained
 from models.plans import (
     CampaignPlan,
     EmbedPlan,
@@ -22,7 +23,6 @@ from models.plans import (
     SyncPlan,
 )
 from models.retraining import RetrainPlan
-from models.values import Retrained
 from storage.database import alembic_config, open_engine
 from storage.stores import open_stores
 from tasks import searching

@@ -15,33 +15,18 @@ from sqlalchemy import text
 from models.corpus import Sample
 from models.errors import BadInput, CorruptData
 from models.learning import DatasetVersion
-from models.plans import CampaignPlan, IngestPlan, SelectionPolicy
 from models.retraining import RetrainPlan, SplitPolicy
 from models.states import BatchState, Split
 from storage import labels, runs, tables
 from storage.stores import open_stores
-from tasks import datasets, embedding, ingesting, labeling, learning, mining, planning, quality, routing, scenarios
+from tasks import datasets, learning, quality, scenarios
 from tasks.datasets import Decided, Row
+from tests.tasks.conftest import prepare
+from tests.tasks.test_loop import plan, run_to_labels
 
 Draw = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
 HELD = SplitPolicy(development=0.2, holdout=0.3)
-
-
-def add(name: str, folder: Path, split: str) -> None:
-    label = "" if split == "none" else "class_name"
-    ingesting.ingest(IngestPlan(corpus=name, prefix=str(folder), split=split, label_column=label))  # type: ignore[arg-type]
-    embedding.embed_shards(embedding.pending_shards(name, ""), "", 16)
-
-
-def campaign(name: str = "c", budget: int = 20) -> None:
-    policy = SelectionPolicy(budget=budget, near_duplicate_cosine=1.0, leak_cosine=1.0)
-    wanted = CampaignPlan(campaign=name, issue="light-bar", corpora=["pool"], policy=policy)
-    run_id = planning.plan_run(wanted)
-    mining.mine_candidates(run_id)
-    routing.send_batch(routing.prepare_batch(run_id, wanted))
-    for project_id in labeling.projects_to_sync([name]):
-        labeling.sync_project(project_id)
 
 
 def frozen(**more: object) -> tuple[DatasetVersion, dict[str, tuple[str, str, str]]]:
@@ -73,7 +58,7 @@ def test_a_version_holds_train_and_evaluation_data_each_in_its_split(world: Path
 
 
 def test_campaign_answers_are_train_unless_the_policy_holds_some_back(world: Path) -> None:
-    campaign()
+    run_to_labels(plan(budget=20))
     base, _ = frozen()
     every, rows = frozen(campaigns=["c"])
     assert every.splits == {"train": 60, "development": 24, "holdout": 24}
@@ -91,9 +76,9 @@ def test_campaign_answers_are_train_unless_the_policy_holds_some_back(world: Pat
 
 
 def test_a_group_keeps_its_split_when_later_labels_join(world: Path) -> None:
-    campaign("c", 12)
+    run_to_labels(plan("c", budget=12))
     first = frozen(campaigns=["c"], splits=HELD)[1]
-    campaign("d", 25)
+    run_to_labels(plan("d", budget=25))
     later, rows = frozen(campaigns=["c", "d"], splits=HELD)
     alone = frozen(campaigns=["d"], splits=HELD)[1]
     assert all(rows[sample_id][1] == split for sample_id, (_, split, _) in first.items())
@@ -109,7 +94,7 @@ def test_a_train_image_that_is_nearly_one_of_evaluation_data_is_left_out_and_cou
     (train / "same.png").write_bytes((world / "images" / "dev" / "0002.png").read_bytes())
     with (train / "metadata.csv").open("a") as handle:
         handle.write("nearly.png,bar,light\nsame.png,square,light\n")
-    add("train", train, "train")
+    prepare("train", train, "train")
     version, rows = frozen()
     assert version.excluded == {"in evaluation data": 1, "related to evaluation data": 1}
     assert version.splits["train"] == 40
@@ -132,7 +117,7 @@ def test_the_group_is_the_columns_value(draw: Draw) -> None:
         videos = ["video", *(f"{name}-{number // 4}" if number else "" for number in range(12))]
         joined = [f"{line},{video}" for line, video in zip(lines, videos, strict=True)]
         (folder / "metadata.csv").write_text("\n".join(joined))
-        add(name, folder, split)
+        prepare(name, folder, split)
     before, alone = frozen(splits=SplitPolicy(group_by=""))
     version, rows = frozen(splits=SplitPolicy(group_by="video"))
     assert (version.id, version.learnt_hash) != (before.id, before.learnt_hash)
@@ -145,7 +130,7 @@ def test_the_group_is_the_columns_value(draw: Draw) -> None:
 
 
 def test_evaluation_data_that_would_go_away_is_refused_until_it_is_meant(world: Path) -> None:
-    campaign()
+    run_to_labels(plan(budget=20))
     before = frozen(campaigns=["c"], splits=HELD)[0]
     held = before.splits["holdout"] - 24
     assert frozen(campaigns=["c"])[0].id == before.id
@@ -158,8 +143,8 @@ def test_evaluation_data_that_would_go_away_is_refused_until_it_is_meant(world: 
 
 
 def test_what_a_scenario_holds_is_never_trained_on_nor_what_is_related_to_it(world: Path) -> None:
-    campaign("c", 20)
-    campaign("d", 20)
+    run_to_labels(plan("c", budget=20))
+    run_to_labels(plan("d", budget=20))
     every = frozen(campaigns=["c", "d"], splits=SplitPolicy(holdout=0.5))[1]
     scenarios.issue_scenario("light-bar")
     with open_stores() as stores:
@@ -185,7 +170,7 @@ def test_what_a_scenario_holds_is_never_trained_on_nor_what_is_related_to_it(wor
     Image.fromarray(pixels).save(train / "nearly.png")
     with (train / "metadata.csv").open("a") as handle:
         handle.write("nearly.png,bar,light\nsame.png,square,light\n")
-    add("train", train, "train")
+    prepare("train", train, "train")
     for more in ({}, {"campaigns": ["c"]}):
         version, rows = frozen(**more)
         assert version.splits["train"] == 40 + len(of_c - held if more else ())
@@ -194,9 +179,9 @@ def test_what_a_scenario_holds_is_never_trained_on_nor_what_is_related_to_it(wor
 
 
 def test_what_was_held_back_stays_so_whatever_later_shares_are(world: Path) -> None:
-    campaign("c", 20)
+    run_to_labels(plan("c", budget=20))
     first = frozen(campaigns=["c"], splits=HELD)[1]
-    campaign("d", 25)
+    run_to_labels(plan("d", budget=25))
     for splits in (SplitPolicy(), SplitPolicy(group_by=""), SplitPolicy(holdout=0.1)):
         rows = frozen(campaigns=["*"], splits=splits)[1]
         assert {one: rows[one][1] for one, row in first.items() if row[1] != "train"} == {
@@ -218,7 +203,7 @@ def test_labels_of_a_holdout_corpus_that_vanish_are_missed(world: Path) -> None:
 def test_skips_are_counted_and_an_older_usable_label_still_counts(world: Path) -> None:
     lines = (world / "truth.csv").read_text().splitlines()
     (world / "truth.csv").write_text("\n".join(line for line in lines if not line.endswith(",bar")))
-    campaign(budget=60)
+    run_to_labels(plan(budget=60))
     version, rows = frozen(campaigns=["c"])
     assert version.excluded["skipped"] == 30
     assert version.samples + sum(version.excluded.values()) == 88 + 60
@@ -241,7 +226,7 @@ def test_a_changed_listing_is_refused_and_one_from_before_is_for_training(world:
 
 
 def test_the_same_inputs_in_another_process_give_the_same_hash(world: Path) -> None:
-    campaign()
+    run_to_labels(plan(budget=20))
     here = frozen(campaigns=["c"], splits=HELD)[0].content_hash
     with open_stores() as stores:
         stores.db.connection().execute(text("DELETE FROM datasetversion"))

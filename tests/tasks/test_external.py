@@ -17,8 +17,8 @@ import pytest
 from flows.cli_settings import fields_of
 from models.errors import BadInput
 from models.learning import ModelVersion, TrainingRun
+from models.outcomes import Fitted
 from models.retraining import ExternalOptions, RetrainPlan, TrainerPlan
-from models.values import Fitted
 from storage import runs
 from storage.stores import open_stores
 from tasks import datasets, evaluating, learning, scenarios

@@ -19,8 +19,8 @@ import torchvision
 
 from models.errors import BadInput, Unavailable
 from models.learning import DatasetVersion, ModelVersion, TrainingRun
+from models.outcomes import Fitted
 from models.retraining import FinetuneOptions, HeadOptions, RetrainPlan, TrainerPlan
-from models.values import Fitted
 from storage import runs, tables
 from storage.stores import open_stores
 from tasks import datasets, evaluating, learning, scenarios

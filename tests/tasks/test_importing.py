@@ -14,8 +14,8 @@ from sqlmodel import func, select
 
 from models.errors import BadInput, Incompatible, NotFound
 from models.learning import InferenceSet, ModelVersion, Scenario, TrainingRun
+from models.outcomes import Imported
 from models.retraining import PredictionsPlan
-from models.values import Imported
 from storage import runs, tables
 from storage.stores import open_stores
 from tasks import evaluating, importing, scenarios

@@ -8,8 +8,8 @@ import pytest
 
 from models.errors import BadInput, Incompatible
 from models.learning import DatasetVersion, ModelVersion
+from models.outcomes import Fitted
 from models.retraining import HeadOptions, RetrainPlan, TrainerPlan
-from models.values import Fitted
 from storage import runs, tables
 from storage.stores import open_stores
 from tasks import datasets, evaluating, heads, learning, scenarios

@@ -1,6 +1,7 @@
 """Retraining: what is wrong costs no training, what is new is judged and may become champion, what is not is left alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from flows.training import retrain_and_evaluate
 from models.campaign import Campaign, Issue
 from models.errors import BadInput, DipnetError, Incompatible, NotFound
 from models.learning import DatasetVersion, Gate, ModelVersion, Promotion, TrainingRun
+from models.outcomes import Retrained
 from models.retraining import FinetuneOptions, GatePolicy, RetrainPlan, SplitPolicy, TrainerPlan
 from models.states import CampaignState, IssueState, Verdict
-from models.values import Retrained
 from storage.stores import open_stores
 from tasks import promoting, scenarios, searching
 from tests.tasks.conftest import prepare
@@ -203,9 +204,9 @@ def judged_by_class(better: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
     def told(claim: gate.Claim) -> gate.Claim:
         if claim.role != "target":
-            return claim._replace(delta=0.0, low=-0.001, high=0.001)
+            return replace(claim, delta=0.0, low=-0.001, high=0.001)
         sign = 1 if claim.name in better else -1
-        return claim._replace(delta=0.3 * sign, low=0.3 * sign - 0.1, high=0.3 * sign + 0.1)
+        return replace(claim, delta=0.3 * sign, low=0.3 * sign - 0.1, high=0.3 * sign + 0.1)
 
     monkeypatch.setattr(gate, "judge", lambda claims, **more: real([told(claim) for claim in claims], **more))
 

@@ -8,26 +8,17 @@ from sqlalchemy import text
 
 from models.errors import BadInput
 from models.learning import Scenario
-from models.plans import CampaignPlan, IngestPlan, SelectionPolicy
+from models.plans import IngestPlan
 from models.retraining import RetrainPlan, SplitPolicy
 from models.states import ScenarioKind
 from storage import runs, tables
 from storage.stores import open_stores
-from tasks import datasets, embedding, ingesting, labeling, mining, planning, routing, scenarios
+from tasks import datasets, embedding, ingesting, scenarios
 from tests.tasks.conftest import prepare
+from tests.tasks.test_loop import plan, run_to_labels
 
 HELD = SplitPolicy(holdout=0.4)
 Draw = Callable[..., Path]
-
-
-def campaign(name: str, budget: int) -> None:
-    policy = SelectionPolicy(budget=budget, near_duplicate_cosine=1.0, leak_cosine=1.0)
-    wanted = CampaignPlan(campaign=name, issue="light-bar", corpora=["pool"], policy=policy)
-    run_id = planning.plan_run(wanted)
-    mining.mine_candidates(run_id)
-    routing.send_batch(routing.prepare_batch(run_id, wanted))
-    for project_id in labeling.projects_to_sync([name]):
-        labeling.sync_project(project_id)
 
 
 def grow_corpus(world: Path, name: str, split: str) -> None:
@@ -116,7 +107,7 @@ def test_an_issue_has_a_holdout_of_held_back_answers_where_no_corpus_holds_its_s
         )
     with pytest.raises(BadInput, match="there is no holdout corpus"):
         scenarios.issue_scenario("light-bar")
-    campaign("c", 20)
+    run_to_labels(plan("c", budget=20))
     datasets.freeze_dataset(RetrainPlan(corpora=["train"], campaigns=["c"], splits=HELD))
     name = scenarios.issue_scenario("light-bar")
     first, rows = listed(name)
@@ -125,7 +116,7 @@ def test_an_issue_has_a_holdout_of_held_back_answers_where_no_corpus_holds_its_s
     assert scenarios.issue_scenario("light-bar") == name
     assert listed(name)[0].version == 1
 
-    campaign("d", 30)
+    run_to_labels(plan("d", budget=30))
     datasets.freeze_dataset(RetrainPlan(corpora=["train"], campaigns=["c", "d"], splits=HELD))
     scenarios.issue_scenario("light-bar")
     second, more = listed(name)
@@ -154,7 +145,7 @@ def test_held_back_answers_stay_in_the_overall_scenario_when_a_holdout_corpus_is
         stores.db.connection().execute(
             text("UPDATE corpus SET split = (SELECT split FROM corpus WHERE name = 'dev') WHERE name = 'held'")
         )
-    campaign("c", 20)
+    run_to_labels(plan("c", budget=20))
     datasets.freeze_dataset(RetrainPlan(corpora=["train"], campaigns=["c"], splits=HELD))
     answers = listed(scenarios.overall_scenario())[1]
     prepare("held2", draw("held2", 30, seed=50), "holdout")
@@ -169,7 +160,7 @@ def test_an_issues_holdout_is_its_slice_and_the_answers_that_are_not_outside_it(
     name = "issue-light-bar"
     slice_alone = listed(name)[1]
     assert len(slice_alone) == 12
-    campaign("c", 40)
+    run_to_labels(plan("c", budget=40))
     datasets.freeze_dataset(RetrainPlan(corpora=["train"], campaigns=["c"], splits=HELD))
     scenarios.issue_scenario("light-bar")
     scenario, rows = listed(name)
@@ -188,7 +179,7 @@ def test_an_issues_holdout_is_its_slice_and_the_answers_that_are_not_outside_it(
 def test_an_issue_without_a_condition_is_measured_on_what_is_held_back(world: Path) -> None:
     with open_stores() as stores:
         stores.db.connection().execute(text("UPDATE issue SET slice_where = ''"))
-    campaign("c", 20)
+    run_to_labels(plan("c", budget=20))
     datasets.freeze_dataset(RetrainPlan(corpora=["train"], campaigns=["c"], splits=HELD))
     scenarios.issue_scenario("light-bar")
     scenario, rows = listed("issue-light-bar")
