@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from flows import console
 from flows.cli_campaign import campaign_app
 from flows.cli_champion import model_app
+from flows.cli_corpus import corpus_app, embedding_app
 from flows.cli_data import dataset_app, scenario_app
 from flows.cli_labels import labels_app
 from flows.cli_models import learning_app
@@ -21,11 +22,7 @@ from flows.cli_samples import issue_check, sample_app
 from flows.console import Encoder, Json
 from models.complaints import explain
 from models.errors import DipnetError
-from models.plans import (
-    DiscoverPlan,
-    EmbedPlan,
-    IngestPlan,
-)
+from models.plans import DiscoverPlan
 
 HELP = """Turn a handful of a model's failures into a labelled, retrained, measured improvement.
 
@@ -41,7 +38,6 @@ Everything lives under DIPNET_ROOT (default: ./dipnet-data); `dipnet doctor` say
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
-corpus_app = typer.Typer(help="Corpora: named sets of images.", no_args_is_help=True)
 issue_app = typer.Typer(help="Issues: named failures, shown by exemplars.", no_args_is_help=True)
 for name, group in (
     ("corpus", corpus_app),
@@ -55,6 +51,7 @@ for name, group in (
     ("scenario", scenario_app),
 ):
     app.add_typer(group, name=name)
+app.add_typer(embedding_app)
 app.add_typer(learning_app)
 issue_app.command("check")(issue_check)
 
@@ -72,66 +69,6 @@ def main() -> None:
     except ValidationError as error:
         console.complain(f"{explain(error)}; see --help", code=2)
         sys.exit(2)
-
-
-@corpus_app.command("add")
-def corpus_add(
-    name: Annotated[str, typer.Argument(help="A new name, or that of a corpus to look through again.")],
-    prefix: Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix that the images lie under.")],
-    split: Annotated[str, typer.Option(help="none, train, development or holdout.")] = "none",
-    labels: Annotated[str, typer.Option(help="Column of the metadata with the class, or 'folder'.")] = "",
-    metadata: Annotated[
-        str, typer.Option(help="File about the images: .csv, .parquet, .jsonl, or COCO's .json (--labels category).")
-    ] = "",
-    as_json: Json = False,
-) -> None:
-    """List the images under a prefix; what is there already is not added twice.
-
-    A metadata.csv, .parquet or .jsonl under the prefix, with a column file_name, adds columns to filter on; or name the
-    file. What of it cannot be used is counted: rows about no image, images of several of COCO's categories or of none.
-    """
-    from flows.control_plane import call
-    from flows.corpus import ingest_corpus
-
-    plan = IngestPlan(corpus=name, prefix=prefix, split=split, label_column=labels, metadata=metadata)
-    console.show(call(ingest_corpus)(plan), as_json=as_json)
-
-
-@corpus_app.command("list")
-def corpus_list(as_json: Json = False) -> None:
-    """Every corpus."""
-    from tasks import views
-
-    console.show(views.corpora_rows(), as_json=as_json, title="corpora")
-
-
-@corpus_app.command("show")
-def corpus_show(
-    name: str,
-    quarantine: Annotated[bool, typer.Option("--quarantine", help="List the unreadable images instead.")] = False,
-    as_json: Json = False,
-) -> None:
-    """One corpus: images, vectors, columns, quarantine."""
-    from tasks import views
-
-    found: Any = views.quarantine_rows(name) if quarantine else views.corpus_record(name)
-    console.show(found, as_json=as_json, title=f"quarantine of {name}" if quarantine else "")
-
-
-@app.command()
-def embed(
-    corpora: Annotated[list[str], typer.Argument(help="Names of corpora.")],
-    encoder: Encoder = "",
-    batch_size: Annotated[int, typer.Option(help="Images that the encoder sees at once.")] = 256,
-    as_json: Json = False,
-) -> None:
-    """Turn images into vectors. Unreadable images are counted and set aside; shards that have vectors are skipped."""
-    from flows.control_plane import call
-    from flows.corpus import embed_corpus
-
-    with console.progress():
-        found = call(embed_corpus)(EmbedPlan(corpora=corpora, encoder=encoder, batch_size=batch_size))
-    console.show(found, as_json=as_json, title="embedded")
 
 
 @app.command()

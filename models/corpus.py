@@ -16,18 +16,21 @@ class Corpus(SQLModel, table=True):
 
     id: int | None = Field(default=None, primary_key=True)
     name: str = Field(unique=True, max_length=100)
-    prefix: str = Field(description="directory or s3://bucket/prefix that the images lie under")
+    prefix: str = Field(description="directory or s3://bucket/prefix that the images lie under, or a list of images")
     split: Split | None = Field(
         default=None, sa_type=enum_type(Split), description="use of its labels; none: an unlabelled pool"
     )
     label_column: str = Field(
         default="", max_length=200, description="manifest column that holds the class; empty: none"
     )
+    vanished: int = Field(default=0, description="rows of the manifests that the last listing no longer had")
+    vanished_key: str = Field(default="", description="Parquet: shard_id and row of each; empty: none")
+    vanished_sha256: str = Field(default="", max_length=64)
     created_at: datetime = created_at()
 
 
 class Shard(SQLModel, table=True):
-    """Up to `shard_size` images of a corpus: the unit of work, of retry and of parallelism."""
+    """Up to `shard_size` elements of a corpus: the unit of work, of retry and of parallelism."""
 
     __table_args__ = (UniqueConstraint("corpus_id", "number"), UniqueConstraint("corpus_id", "key"))
 
@@ -35,14 +38,14 @@ class Shard(SQLModel, table=True):
     corpus_id: int = Field(foreign_key="corpus.id", index=True)
     number: int = Field(description="0, 1, … in the order of listing")
     key: str = Field(max_length=64, description="hash of the listed keys and etags")
-    images: int = Field(description="rows of the manifest")
+    images: int = Field(description="rows of the manifest: images, or boxes of images where the corpus has boxes")
     manifest_key: str
     manifest_sha256: str = Field(max_length=64)
     created_at: datetime = created_at()
 
 
 class Sample(SQLModel, table=True):
-    """An image that a decision refers to. The id is the SHA-256 of its bytes."""
+    """An image that a decision refers to, or a box of one. See models.elements for ids and URIs."""
 
     id: str = Field(primary_key=True, max_length=64)
     uri: str = Field(description="where the bytes were found")
@@ -70,6 +73,9 @@ class EmbeddingSet(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     corpus_id: int = Field(foreign_key="corpus.id", index=True)
     encoder_id: int = Field(foreign_key="encoderspec.id", index=True)
+    backend: str = Field(
+        default="", description="what its next shards are made with where that runs; empty: not chosen"
+    )
     created_at: datetime = created_at()
 
 
@@ -82,10 +88,13 @@ class EmbeddedShard(SQLModel, table=True):
     embedding_set_id: int = Field(foreign_key="embeddingset.id", index=True)
     shard_id: int = Field(foreign_key="shard.id", index=True)
     read_key: str = Field(description="Parquet: what one read of every image's bytes found")
+    read_sha256: str = Field(default="", max_length=64, description="empty: made before 0.5")
     vectors_key: str = Field(description="npy: float16 (readable, dim), unit rows")
     ids_key: str = Field(description="Parquet: sample_id and manifest row of each vector")
     vectors_sha256: str = Field(max_length=64)
     ids_sha256: str = Field(max_length=64)
     readable: int
     quarantined: dict[str, int] = Field(default_factory=dict, sa_type=JSON, description="images by reason")
+    backend: str = Field(default="", description="what encoded it, such as torch-fp32; empty: made before 0.5")
+    seconds: float = Field(default=0.0, description="from its first image to its last")
     created_at: datetime = created_at()

@@ -1,0 +1,74 @@
+"""`dipnet corpus …` and `dipnet embed`: from images, wherever they lie, to vectors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from flows import console
+from flows.console import Encoder, Json
+from models.plans import EmbedPlan, IngestPlan
+
+corpus_app = typer.Typer(help="Corpora: named sets of images.", no_args_is_help=True)
+embedding_app = typer.Typer()
+
+
+@corpus_app.command("add")
+def corpus_add(
+    name: Annotated[str, typer.Argument(help="A new name, or that of a corpus to look through again.")],
+    prefix: Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix that the images lie under.")],
+    split: Annotated[str, typer.Option(help="none, train, development or holdout.")] = "none",
+    labels: Annotated[str, typer.Option(help="Column of the metadata with the class, or 'folder'.")] = "",
+    metadata: Annotated[
+        str, typer.Option(help="File about the images: .csv, .parquet, .jsonl, or COCO's .json (--labels category).")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """List the images under a prefix; what is there already is not added twice.
+
+    A metadata.csv, .parquet or .jsonl under the prefix, with a column file_name, adds columns to filter on; or name the
+    file. What of it cannot be used is counted: rows about no image, images of several of COCO's categories or of none.
+    """
+    from flows.control_plane import call
+    from flows.corpus import ingest_corpus
+
+    plan = IngestPlan(corpus=name, prefix=prefix, split=split, label_column=labels, metadata=metadata)
+    console.show(call(ingest_corpus)(plan), as_json=as_json)
+
+
+@corpus_app.command("list")
+def corpus_list(as_json: Json = False) -> None:
+    """Every corpus."""
+    from tasks import views
+
+    console.show(views.corpora_rows(), as_json=as_json, title="corpora")
+
+
+@corpus_app.command("show")
+def corpus_show(
+    name: str,
+    quarantine: Annotated[bool, typer.Option("--quarantine", help="List the unreadable images instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """One corpus: images, vectors, columns, quarantine."""
+    from tasks import views
+
+    found: Any = views.quarantine_rows(name) if quarantine else views.corpus_record(name)
+    console.show(found, as_json=as_json, title=f"quarantine of {name}" if quarantine else "")
+
+
+@embedding_app.command()
+def embed(
+    corpora: Annotated[list[str], typer.Argument(help="Names of corpora.")],
+    encoder: Encoder = "",
+    batch_size: Annotated[int, typer.Option(help="Images that the encoder sees at once.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Turn images into vectors. Unreadable images are counted and set aside; shards that have vectors are skipped."""
+    from flows.control_plane import call
+    from flows.corpus import embed_corpus
+
+    with console.progress():
+        found = call(embed_corpus)(EmbedPlan(corpora=corpora, encoder=encoder, batch_size=batch_size))
+    console.show(found, as_json=as_json, title="embedded")
