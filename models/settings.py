@@ -42,6 +42,17 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where encoders run")
     shard_size: int = Field(10_000, ge=1, le=1_000_000, description="images in a shard at most")
     max_pixels: int = Field(100_000_000, ge=1, description="an image with more pixels is quarantined, not decoded")
+    max_image_bytes: int = Field(200_000_000, ge=1, description="an image of more bytes is quarantined, not read")
+    image_seconds: float = Field(30.0, gt=0.0, description="an image that takes longer to decode is quarantined")
+    decoders: int = Field(0, ge=0, le=1024, description="processes that read and decode images; 0: one a core")
+    backend: str = Field(
+        "auto",
+        description="what encoders run on: auto for the fastest that was measured on this machine, or torch-fp32, "
+        "torch-bf16, torch-fp16, compile-fp32, compile-bf16, onnx-int8",
+    )
+    runner: Literal["local", "ray"] = Field("local", description="where shards are embedded")
+    ray_address: str = Field("", description="address of a Ray cluster; empty: one is started on this machine")
+    ray_embedders: int = Field(0, ge=0, le=1024, description="encoders of a Ray run; 0: one a GPU, or one a machine")
     labeler: Literal["oracle", "label-studio"] = Field("label-studio", description="who answers label requests")
     oracle_truth: Path | None = Field(
         None, description="CSV with columns sample_id,class_name that the oracle answers from"
