@@ -6,6 +6,8 @@ Revises: 0005
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -15,7 +17,7 @@ branch_labels = None
 depends_on = None
 
 TEXT, DIGEST, INTEGER, FLOAT = sa.String(), sa.String(length=64), sa.Integer(), sa.Float()
-COLUMNS: dict[str, dict[str, tuple[sa.types.TypeEngine[object], str]]] = {
+COLUMNS: dict[str, dict[str, tuple[sa.types.TypeEngine[Any], str]]] = {
     "corpus": {"vanished": (INTEGER, "0"), "vanished_key": (TEXT, ""), "vanished_sha256": (DIGEST, "")},
     "embeddingset": {"backend": (TEXT, "")},
     "embeddedshard": {"read_sha256": (DIGEST, ""), "backend": (TEXT, ""), "seconds": (FLOAT, "0")},
