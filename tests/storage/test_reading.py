@@ -126,7 +126,7 @@ def test_boxes_of_one_image_share_one_read(where: tuple[Put, Access]) -> None:
 def test_stopping_half_way_leaves_nothing_open(where: tuple[Put, Access]) -> None:
     put, access = where
     places = [put(f"{number}", b"x" * 1000) for number in range(100)]
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     some = read_ahead(places, [""] * 100, access)
     assert [next(some) for _ in range(3)] == [b"x" * 1000] * 3
     some.close()
@@ -135,7 +135,7 @@ def test_stopping_half_way_leaves_nothing_open(where: tuple[Put, Access]) -> Non
         assert time.monotonic() < deadline
         time.sleep(0.01)
     if not access.endpoint:
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_pipes_devices_and_folders_are_missing_and_hang_nothing(tmp_path: Path) -> None:
