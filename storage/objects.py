@@ -32,6 +32,15 @@ class Listed:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some bytes of an object, and what the same answer told of the whole."""
+
+    data: bytes
+    size: int
+    etag: str
+
+
 class ObjectStore(Protocol):
     """Objects under one prefix. Keys are relative, with forward slashes."""
 
@@ -42,6 +51,10 @@ class ObjectStore(Protocol):
 
     def read(self, key: str, *, most: int | None = None) -> bytes:
         """The object's bytes. Raises NotFound, Unavailable, or, before reading, BadInput for more bytes than `most`."""
+        ...
+
+    def read_part(self, key: str, start: int, stop: int) -> Part:
+        """Bytes from `start` to `stop`, less where the object ends before. Raises NotFound, Unavailable."""
         ...
 
     def write(self, key: str, data: bytes) -> str:
@@ -91,6 +104,11 @@ def put_in_place(path: Path, pieces: Iterable[bytes]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def file_etag(about: os.stat_result) -> str:
+    """Of a file: its size and when it was modified, in ns."""
+    return f"{about.st_size:x}-{about.st_mtime_ns:x}"
+
+
 def _require_at_most(uri: str, size: int, most: int | None) -> None:
     if most is not None and size > most:
         raise BadInput(f"'{uri}' has {size:,} bytes, and {most:,} are read at most; make it smaller")
@@ -115,14 +133,25 @@ class DirectoryStore:
 
     def read(self, key: str, *, most: int | None = None) -> bytes:
         """The file's bytes."""
+        with self._speaking_plainly(key), self._path(key).open("rb") as handle:
+            _require_at_most(self.uri(key), os.fstat(handle.fileno()).st_size, most)
+            return handle.read()
+
+    @contextlib.contextmanager
+    def _speaking_plainly(self, key: str) -> Iterator[None]:
+        """Turn the system's errors into ours."""
         try:
-            with self._path(key).open("rb") as handle:
-                _require_at_most(self.uri(key), os.fstat(handle.fileno()).st_size, most)
-                return handle.read()
+            yield
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"'{self.uri(key)}' does not exist; was it moved or deleted?") from None
         except OSError as error:
             raise Unavailable(f"'{self.uri(key)}' cannot be read: {error.strerror}") from None
+
+    def read_part(self, key: str, start: int, stop: int) -> Part:
+        """Some bytes of the file."""
+        with self._speaking_plainly(key), self._path(key).open("rb") as handle:
+            about = os.fstat(handle.fileno())
+            return Part(os.pread(handle.fileno(), stop - start, start), about.st_size, file_etag(about))
 
     def write(self, key: str, data: bytes) -> str:
         """Write beside the target, flush to disk, then rename: a kill leaves the old file or the new one."""
@@ -153,7 +182,7 @@ class DirectoryStore:
                 with contextlib.suppress(FileNotFoundError):  # deleted since it was listed, or a dangling link
                     stat = path.stat()
                     key = path.relative_to(self._folder).as_posix()
-                    found.append(Listed(key, f"{stat.st_size:x}-{stat.st_mtime_ns:x}", stat.st_size))
+                    found.append(Listed(key, file_etag(stat), stat.st_size))
         yield from sorted(found, key=lambda item: item.key)
 
     def remove(self, key: str) -> None:
@@ -231,6 +260,24 @@ class S3Store:
             with contextlib.closing(found["Body"]) as body:
                 _require_at_most(self.uri(key), found["ContentLength"], most)
                 return body.read()
+
+    def read_part(self, key: str, start: int, stop: int) -> Part:
+        """Some bytes of the object; none where it ends before `start`."""
+        from botocore.exceptions import ClientError
+
+        with self._speaking_plainly(key):
+            try:
+                found = self._client.get_object(
+                    Bucket=self._bucket, Key=self._full(key), Range=f"bytes={start}-{stop - 1}"
+                )
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in ("InvalidRange", "416"):
+                    raise
+                about = self._client.head_object(Bucket=self._bucket, Key=self._full(key))
+                return Part(b"", about["ContentLength"], about["ETag"].strip('"'))
+            size = int(found.get("ContentRange", f"/{found['ContentLength']}").rpartition("/")[2])
+            with contextlib.closing(found["Body"]) as body:
+                return Part(body.read(), size, found["ETag"].strip('"'))
 
     def write(self, key: str, data: bytes) -> str:
         """A single PUT is atomic in S3: readers see the old object or the new one."""

@@ -1,30 +1,11 @@
 """Objects are whole or absent, keys stay inside, and checksums are believed."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from models.errors import BadInput, CorruptData, NotFound, Unavailable
 from storage.objects import DirectoryStore, ObjectStore, open_store, verified
-
-
-@pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    """A real S3 protocol server with one bucket."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="bucket")
-        yield endpoint
-    server.stop()
 
 
 @pytest.fixture(params=["directory", "s3"])
