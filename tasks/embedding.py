@@ -6,7 +6,6 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +23,8 @@ from storage import corpora, labels, tables, vectors
 from storage.objects import ObjectStore
 from storage.stores import Stores, open_stores
 from tasks.compute import images
-from tasks.compute.encoder import Encoder, EncoderError, OpenClipEncoder
+from tasks.compute.encoder import Encoder
+from tasks.encoders import load_encoder
 from tasks.ingesting import read_manifest
 from tasks.steps import step, track
 
@@ -45,15 +45,6 @@ class ShardVectors(NamedTuple):
 
     reads: list[Read]  # without the pixels
     vectors: NDArray[np.float16]  # (readable, dim)
-
-
-@lru_cache(maxsize=2)
-def load_encoder(name: str, device: str) -> Encoder:
-    """An encoder, loaded once a process. Raises BadInput, naming the way out."""
-    try:
-        return OpenClipEncoder(name, device=device)
-    except EncoderError as error:
-        raise BadInput(str(error)) from None
 
 
 @step()
