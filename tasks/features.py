@@ -13,7 +13,8 @@ from models.errors import Incompatible
 from storage import corpora, vectors
 from storage.stores import Stores
 from tasks.compute.encoder import Encoder
-from tasks.embedding import encode_bytes, load_encoder
+from tasks.embedding import encode_bytes
+from tasks.encoders import load_encoder
 
 
 def open_shards(stores: Stores, rows: Sequence[EmbeddedShard], encoder: EncoderSpec) -> list[vectors.VectorShard]:

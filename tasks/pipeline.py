@@ -91,7 +91,9 @@ class Job:
         start = 0
         while start < len(self.places):
             end = min(start + CHUNK_ROWS, len(self.places))
-            while end < len(self.places) and self.places[end].box and self.places[end].image == self.places[end - 1].image:
+            while (
+                end < len(self.places) and self.places[end].box and self.places[end].image == self.places[end - 1].image
+            ):
                 end += 1
             yield Work(self.tag, self.places[start:end], self.etags[start:end])
             start = end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +99,9 @@ def import_labels(
     if not corpus.label_column:
         return
     names = tables.column(manifest, corpus.label_column, source=f"corpus '{corpus.name}'")
-    labelled = [(name, place.uri, one) for name, place, one in zip(names, places, seen, strict=True) if name and not one.reason]
+    labelled = [
+        (name, place.uri, one) for name, place, one in zip(names, places, seen, strict=True) if name and not one.reason
+    ]
     corpora.ensure_samples(
         stores.db, samples=[Sample(id=one.sample_id, uri=uri, shard_id=shard.id) for _, uri, one in labelled]
     )
@@ -119,14 +121,12 @@ def import_labels(
     )
 
 
-def _with_finite(
-    seen: Sequence[Seen], found: NDArray[np.float16]
-) -> tuple[list[Seen], NDArray[np.float16]]:
+def _with_finite(seen: Sequence[Seen], found: NDArray[np.float16]) -> tuple[list[Seen], NDArray[np.float16]]:
     """What was seen, and the vectors (readable, dim), without those that are no vectors: their images are quarantined."""
-    finite = np.isfinite(found).all(axis=1)
-    if finite.all():
+    finite = np.atleast_1d(np.all(np.isfinite(found), axis=1))
+    if bool(np.all(finite)):
         return list(seen), found
-    good = iter(finite.tolist())
+    good: Iterator[bool] = iter(finite.tolist())
     marked = [one if one.reason or next(good) else one._replace(reason=Reason.NO_VECTOR.value) for one in seen]
     return marked, found[finite]
 
@@ -191,4 +191,3 @@ def seen_of(reads: pa.Table) -> list[Seen]:
         Seen(sample_id, width, height, moment, 0, reason)
         for sample_id, width, height, moment, reason in zip(ids, widths, heights, taken, reasons, strict=True)
     ]
-

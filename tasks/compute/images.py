@@ -22,6 +22,7 @@ class Reason(StrEnum):
     NOT_AN_IMAGE = "not an image"
     TRUNCATED = "truncated or corrupt"
     TOO_LARGE = "too many pixels"
+    NO_VECTOR = "no finite vector"
 
 
 class Unreadable(Exception):
