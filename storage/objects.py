@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from models.errors import BadInput, CorruptData, NotFound, Unavailable
 
@@ -42,6 +42,10 @@ class ObjectStore(Protocol):
 
     def read(self, key: str, *, most: int | None = None) -> bytes:
         """The object's bytes. Raises NotFound, Unavailable, or, before reading, BadInput for more bytes than `most`."""
+        ...
+
+    def read_range(self, key: str, offset: int, length: int) -> bytes:
+        """These bytes of the object. Raises NotFound, Unavailable, or CorruptData where it ends before them."""
         ...
 
     def write(self, key: str, data: bytes) -> str:
@@ -91,9 +95,17 @@ def put_in_place(path: Path, pieces: Iterable[bytes]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _require_at_most(uri: str, size: int, most: int | None) -> None:
+def require_at_most(uri: str, size: int, most: int | None) -> None:
+    """Raises BadInput for more bytes than may be read."""
     if most is not None and size > most:
         raise BadInput(f"'{uri}' has {size:,} bytes, and {most:,} are read at most; make it smaller")
+
+
+def _too_short(uri: str, offset: int, length: int) -> CorruptData:
+    return CorruptData(
+        f"'{uri}' does not have {length:,} bytes from byte {offset:,} on; it has changed since it was listed: put it back, "
+        "or list it anew with: dipnet corpus add"
+    )
 
 
 class DirectoryStore:
@@ -115,10 +127,26 @@ class DirectoryStore:
 
     def read(self, key: str, *, most: int | None = None) -> bytes:
         """The file's bytes."""
+        with self._opened(key) as handle:
+            require_at_most(self.uri(key), os.fstat(handle.fileno()).st_size, most)
+            return handle.read()
+
+    def read_range(self, key: str, offset: int, length: int) -> bytes:
+        """Some of the file's bytes."""
+        with self._opened(key) as handle:
+            if offset + length > os.fstat(handle.fileno()).st_size:  # before memory is taken for a length from outside
+                raise _too_short(self.uri(key), offset, length)
+            handle.seek(offset)
+            data = handle.read(length)
+        if len(data) != length:
+            raise _too_short(self.uri(key), offset, length)
+        return data
+
+    @contextlib.contextmanager
+    def _opened(self, key: str) -> Iterator[BinaryIO]:
         try:
             with self._path(key).open("rb") as handle:
-                _require_at_most(self.uri(key), os.fstat(handle.fileno()).st_size, most)
-                return handle.read()
+                yield handle
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"'{self.uri(key)}' does not exist; was it moved or deleted?") from None
         except OSError as error:
@@ -213,6 +241,10 @@ class S3Store:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in ("NoSuchKey", "404", "NotFound"):
                 raise NotFound(f"'{self.uri(key)}' does not exist; was it moved or deleted?") from None
+            if code == "InvalidRange":
+                raise CorruptData(
+                    f"'{self.uri(key)}' is shorter than when it was listed; put it back, or list it anew with: dipnet corpus add"
+                ) from None
             if code == "NoSuchBucket":
                 raise NotFound(f"bucket '{self._bucket}' does not exist; make it, or correct the prefix") from None
             raise Unavailable(
@@ -229,8 +261,25 @@ class S3Store:
         with self._speaking_plainly(key):
             found = self._client.get_object(Bucket=self._bucket, Key=self._full(key))
             with contextlib.closing(found["Body"]) as body:
-                _require_at_most(self.uri(key), found["ContentLength"], most)
+                require_at_most(self.uri(key), found["ContentLength"], most)
                 return body.read()
+
+    def read_range(self, key: str, offset: int, length: int) -> bytes:
+        """Some of the object's bytes, by a request for these alone."""
+        if not length:
+            return b""
+        asked = f"bytes={offset}-{offset + length - 1}"
+        with self._speaking_plainly(key):
+            found = self._client.get_object(Bucket=self._bucket, Key=self._full(key), Range=asked)
+            with contextlib.closing(found["Body"]) as body:
+                # A server that does not know ranges would send all there is.
+                whole = "ContentRange" not in found
+                data = b"" if whole or found["ContentLength"] != length else body.read()
+        if whole:
+            raise Unavailable(f"the server of '{self.uri(key)}' sends no ranges, which reading from a tar needs")
+        if len(data) != length:
+            raise _too_short(self.uri(key), offset, length)
+        return data
 
     def write(self, key: str, data: bytes) -> str:
         """A single PUT is atomic in S3: readers see the old object or the new one."""

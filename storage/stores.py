@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sqlmodel import Session
 
+from models.elements import place_of
 from models.errors import BadSettings
 from models.settings import Settings, load_settings
 from storage import locks
@@ -19,7 +20,7 @@ from storage.cache import Cache
 from storage.database import open_engine, transaction
 from storage.labelers import Labeler, OracleLabeler
 from storage.media import Signer, media_of, webhook_path
-from storage.objects import ObjectStore, open_store
+from storage.objects import ObjectStore, open_store, require_at_most
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,17 @@ class Stores:
         return open_store(prefix, endpoint=self.settings.s3_endpoint, region=self.settings.s3_region)
 
     def read_uri(self, uri: str, *, most: int | None = None) -> bytes:
-        """The bytes of one image, wherever it lies. Raises BadInput, before reading, when there are more than `most`."""
-        folder, _, name = uri.rpartition("/")
-        return self.images(folder or ".").read(name, most=most)
+        """The bytes of one image, wherever it lies: an object, or a member of a tar; of a box, those of its whole image.
+
+        Raises BadInput, before reading, when there are more than `most`.
+        """
+        place = place_of(uri)
+        folder, _, name = place.object_uri.rpartition("/")
+        store = self.images(folder or ".")
+        if not place.member:
+            return store.read(name, most=most)
+        require_at_most(uri, place.length, most)
+        return store.read_range(name, place.offset, place.length)
 
     @cached_property
     def cache(self) -> Cache:

@@ -121,3 +121,22 @@ def test_a_server_that_is_down_and_a_bucket_that_is_not_there_are_named(s3_endpo
 def test_a_prefix_of_no_known_kind_is_refused(prefix: str) -> None:
     with pytest.raises(BadInput):
         open_store(prefix)
+
+
+def test_some_bytes_of_an_object_are_read_alone(store: ObjectStore) -> None:
+    store.write("k", bytes(range(100)))
+    assert store.read_range("k", 10, 3) == bytes([10, 11, 12])
+    assert store.read_range("k", 0, 100) == bytes(range(100))
+    assert store.read_range("k", 100, 0) == b""
+
+
+@pytest.mark.parametrize(("offset", "length"), [(99, 2), (100, 1), (5_000, 10), (0, 10**15)])
+def test_bytes_beyond_the_end_are_refused(store: ObjectStore, offset: int, length: int) -> None:
+    store.write("k", bytes(100))
+    with pytest.raises(CorruptData, match="listed"):
+        store.read_range("k", offset, length)
+
+
+def test_a_range_of_a_missing_object_is_named(store: ObjectStore) -> None:
+    with pytest.raises(NotFound, match="nowhere"):
+        store.read_range("nowhere", 0, 1)
