@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ class Stores:
     settings: Settings
     db: Session
     objects: ObjectStore
+    _buckets: dict[str, ObjectStore] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def images(self, prefix: str) -> ObjectStore:
         """The store that a corpus's images lie in."""
@@ -41,12 +42,19 @@ class Stores:
         Raises BadInput, before reading, when there are more than `most`.
         """
         place = place_of(uri)
-        folder, _, name = place.object_uri.rpartition("/")
-        store = self.images(folder or ".")
+        store, key = self._holding(place.object_uri)
         if not place.member:
-            return store.read(name, most=most)
+            return store.read(key, most=most)
         require_at_most(uri, place.length, most)
-        return store.read_range(name, place.offset, place.length)
+        return store.read_range(key, place.offset, place.length)
+
+    def _holding(self, object_uri: str) -> tuple[ObjectStore, str]:
+        """A store that holds an object, and its key there. A bucket has one, since each store makes a client of its own."""
+        if not object_uri.startswith("s3://"):
+            folder, slash, name = object_uri.rpartition("/")
+            return self.images(folder + slash or "."), name
+        bucket, _, key = object_uri.removeprefix("s3://").partition("/")
+        return self._buckets.setdefault(bucket, self._buckets.get(bucket) or self.images(f"s3://{bucket}")), key
 
     @cached_property
     def cache(self) -> Cache:

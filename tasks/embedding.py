@@ -99,15 +99,6 @@ def count_embedded(corpus_name: str, encoder_name: str, *, done: int) -> Embedde
     )
 
 
-def encode_bytes(encoder: Encoder, data: bytes, *, source: str, max_pixels: int) -> tuple[str, NDArray[np.float32]]:
-    """Sample id and unit vector (dim,) of one image. Raises BadInput for an image that cannot be decoded."""
-    try:
-        decoded = images.decode(data, max_pixels=max_pixels)
-    except images.Unreadable as problem:
-        raise BadInput(f"'{source}' is no image that dipnet can read ({problem.reason}); give another") from None
-    return images.fingerprint(data), encoder.encode_images([encoder.prepare(decoded.image)])[0]
-
-
 def _register(stores: Stores, encoder: Encoder) -> EncoderSpec:
     """The encoder's row, made when it is new."""
     spec = encoder.spec
