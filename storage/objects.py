@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from models.errors import BadInput, CorruptData, NotFound, Unavailable
 
@@ -32,6 +32,15 @@ class Listed:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some bytes of an object, and what the same answer told of the whole."""
+
+    data: bytes
+    size: int
+    etag: str
+
+
 class ObjectStore(Protocol):
     """Objects under one prefix. Keys are relative, with forward slashes."""
 
@@ -44,8 +53,8 @@ class ObjectStore(Protocol):
         """The object's bytes. Raises NotFound, Unavailable, or, before reading, BadInput for more bytes than `most`."""
         ...
 
-    def read_range(self, key: str, offset: int, length: int) -> bytes:
-        """These bytes of the object. Raises NotFound, Unavailable, or CorruptData where it ends before them."""
+    def read_part(self, key: str, start: int, stop: int) -> Part:
+        """Bytes from `start` to `stop`, less where the object ends before. Raises NotFound, Unavailable."""
         ...
 
     def write(self, key: str, data: bytes) -> str:
@@ -95,17 +104,15 @@ def put_in_place(path: Path, pieces: Iterable[bytes]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def file_etag(about: os.stat_result) -> str:
+    """Of a file: its size and when it was modified, in ns."""
+    return f"{about.st_size:x}-{about.st_mtime_ns:x}"
+
+
 def require_at_most(uri: str, size: int, most: int | None) -> None:
     """Raises BadInput for more bytes than may be read."""
     if most is not None and size > most:
         raise BadInput(f"'{uri}' has {size:,} bytes, and {most:,} are read at most; make it smaller")
-
-
-def _too_short(uri: str, offset: int, length: int) -> CorruptData:
-    return CorruptData(
-        f"'{uri}' does not have {length:,} bytes from byte {offset:,} on; it has changed since it was listed: put it back, "
-        "or list it anew with: dipnet corpus add"
-    )
 
 
 class DirectoryStore:
@@ -127,30 +134,26 @@ class DirectoryStore:
 
     def read(self, key: str, *, most: int | None = None) -> bytes:
         """The file's bytes."""
-        with self._opened(key) as handle:
+        with self._speaking_plainly(key), self._path(key).open("rb") as handle:
             require_at_most(self.uri(key), os.fstat(handle.fileno()).st_size, most)
             return handle.read()
 
-    def read_range(self, key: str, offset: int, length: int) -> bytes:
-        """Some of the file's bytes."""
-        with self._opened(key) as handle:
-            if offset + length > os.fstat(handle.fileno()).st_size:  # before memory is taken for a length from outside
-                raise _too_short(self.uri(key), offset, length)
-            handle.seek(offset)
-            data = handle.read(length)
-        if len(data) != length:
-            raise _too_short(self.uri(key), offset, length)
-        return data
-
     @contextlib.contextmanager
-    def _opened(self, key: str) -> Iterator[BinaryIO]:
+    def _speaking_plainly(self, key: str) -> Iterator[None]:
+        """Turn the system's errors into ours."""
         try:
-            with self._path(key).open("rb") as handle:
-                yield handle
+            yield
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"'{self.uri(key)}' does not exist; was it moved or deleted?") from None
         except OSError as error:
             raise Unavailable(f"'{self.uri(key)}' cannot be read: {error.strerror}") from None
+
+    def read_part(self, key: str, start: int, stop: int) -> Part:
+        """Some bytes of the file."""
+        with self._speaking_plainly(key), self._path(key).open("rb") as handle:
+            about = os.fstat(handle.fileno())
+            there = max(0, min(stop, about.st_size) - start)  # memory is taken for these before a byte is read
+            return Part(os.pread(handle.fileno(), there, start), about.st_size, file_etag(about))
 
     def write(self, key: str, data: bytes) -> str:
         """Write beside the target, flush to disk, then rename: a kill leaves the old file or the new one."""
@@ -181,7 +184,7 @@ class DirectoryStore:
                 with contextlib.suppress(FileNotFoundError):  # deleted since it was listed, or a dangling link
                     stat = path.stat()
                     key = path.relative_to(self._folder).as_posix()
-                    found.append(Listed(key, f"{stat.st_size:x}-{stat.st_mtime_ns:x}", stat.st_size))
+                    found.append(Listed(key, file_etag(stat), stat.st_size))
         yield from sorted(found, key=lambda item: item.key)
 
     def remove(self, key: str) -> None:
@@ -241,10 +244,6 @@ class S3Store:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in ("NoSuchKey", "404", "NotFound"):
                 raise NotFound(f"'{self.uri(key)}' does not exist; was it moved or deleted?") from None
-            if code == "InvalidRange":
-                raise CorruptData(
-                    f"'{self.uri(key)}' is shorter than when it was listed; put it back, or list it anew with: dipnet corpus add"
-                ) from None
             if code == "NoSuchBucket":
                 raise NotFound(f"bucket '{self._bucket}' does not exist; make it, or correct the prefix") from None
             raise Unavailable(
@@ -264,22 +263,23 @@ class S3Store:
                 require_at_most(self.uri(key), found["ContentLength"], most)
                 return body.read()
 
-    def read_range(self, key: str, offset: int, length: int) -> bytes:
-        """Some of the object's bytes, by a request for these alone."""
-        if not length:
-            return b""
-        asked = f"bytes={offset}-{offset + length - 1}"
+    def read_part(self, key: str, start: int, stop: int) -> Part:
+        """Some bytes of the object; none where it ends before `start`."""
+        from botocore.exceptions import ClientError
+
         with self._speaking_plainly(key):
-            found = self._client.get_object(Bucket=self._bucket, Key=self._full(key), Range=asked)
+            try:
+                found = self._client.get_object(
+                    Bucket=self._bucket, Key=self._full(key), Range=f"bytes={start}-{stop - 1}"
+                )
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in ("InvalidRange", "416"):
+                    raise
+                about = self._client.head_object(Bucket=self._bucket, Key=self._full(key))
+                return Part(b"", about["ContentLength"], about["ETag"].strip('"'))
+            size = int(found.get("ContentRange", f"/{found['ContentLength']}").rpartition("/")[2])
             with contextlib.closing(found["Body"]) as body:
-                # A server that does not know ranges would send all there is.
-                whole = "ContentRange" not in found
-                data = b"" if whole or found["ContentLength"] != length else body.read()
-        if whole:
-            raise Unavailable(f"the server of '{self.uri(key)}' sends no ranges, which reading from a tar needs")
-        if len(data) != length:
-            raise _too_short(self.uri(key), offset, length)
-        return data
+                return Part(body.read(), size, found["ETag"].strip('"'))
 
     def write(self, key: str, data: bytes) -> str:
         """A single PUT is atomic in S3: readers see the old object or the new one."""

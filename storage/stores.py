@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlmodel import Session
 
 from models.elements import place_of
-from models.errors import BadSettings
+from models.errors import BadSettings, CorruptData
 from models.settings import Settings, load_settings
 from storage import locks
 from storage.cache import Cache
@@ -46,7 +46,14 @@ class Stores:
         if not place.member:
             return store.read(key, most=most)
         require_at_most(uri, place.length, most)
-        return store.read_range(key, place.offset, place.length)
+        found = store.read_part(key, place.offset, place.offset + place.length) if place.length else None
+        data = found.data if found else b""
+        if len(data) != place.length:
+            raise CorruptData(
+                f"'{place.object_uri}' ends before its member '{place.member}' does; it has changed since it was listed: "
+                "put back what it was"
+            )
+        return data
 
     def _holding(self, object_uri: str) -> tuple[ObjectStore, str]:
         """A store that holds an object, and its key there. A bucket has one, since each store makes a client of its own."""

@@ -110,11 +110,19 @@ class VectorShard:
         return found
 
 
-def keys(corpus: str, encoder_key: str, shard: Shard) -> tuple[str, str, str]:
-    """Object keys of a shard's read.parquet, vectors and ids. They follow from the inputs alone."""
+class Keys(NamedTuple):
+    """Object keys of what a shard's embedding leaves. They follow from the bytes alone, so nothing is written over."""
+
+    read: str
+    vectors: str
+    ids: str
+
+
+def keys(corpus: str, encoder_key: str, shard: Shard, *, read_sha256: str, vectors_sha256: str) -> Keys:
+    """Where a shard's read.parquet, vectors and ids belong. Encoders that read the same bytes share the first."""
     name = f"{shard.number:06d}-{shard.key[:16]}"
-    folder = f"embeddings/{corpus}/{encoder_key[:16]}"
-    return f"corpora/{corpus}/{name}/read.parquet", f"{folder}/{name}.npy", f"{folder}/{name}.parquet"
+    stem = f"embeddings/{corpus}/{encoder_key[:16]}/{name}-{vectors_sha256[:8]}"
+    return Keys(f"corpora/{corpus}/{name}/read-{read_sha256[:8]}.parquet", f"{stem}.npy", f"{stem}.parquet")
 
 
 def npy_bytes(vectors: NDArray[np.float16]) -> bytes:
@@ -122,6 +130,12 @@ def npy_bytes(vectors: NDArray[np.float16]) -> bytes:
     sink = io.BytesIO()
     np.save(sink, np.ascontiguousarray(vectors, dtype=np.float16), allow_pickle=False)
     return sink.getvalue()
+
+
+def from_npy(data: bytes) -> NDArray[np.float16]:
+    """The array in npy bytes."""
+    found: NDArray[np.float16] = np.load(io.BytesIO(data), allow_pickle=False)
+    return found
 
 
 def ids_table(

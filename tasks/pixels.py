@@ -51,13 +51,13 @@ def of_listing(stores: Stores, listing: pa.Table, *, size: int) -> Pixels:
     """
     found = _room(listing.num_rows, size)
     reasons: dict[int, str] = {}
-    with counting(listing.num_rows, "reading images") as done:
-        for row, read in enumerate(_reads(stores, listing, size)):
-            if isinstance(read, str):
-                reasons[row] = read
-            else:
-                found[row] = read
-            done(1)
+    done = counting(listing.num_rows, "reading images")
+    for row, read in enumerate(_reads(stores, listing, size)):
+        if isinstance(read, str):
+            reasons[row] = read
+        else:
+            found[row] = read
+        done(1)
     return Pixels(found, reasons)
 
 

@@ -54,7 +54,7 @@ def test_more_bytes_than_wanted_of_a_member_are_refused_before_reading(members: 
 def test_a_tar_that_is_gone_or_was_cut_is_named(members: dict[str, Place], tmp_path: Path) -> None:
     place = members["deep/é#1.jpg"]
     (tmp_path / "0001.tar").write_bytes(b"short")
-    with open_stores() as stores, pytest.raises(CorruptData, match=r"0001\.tar' does not have 10 bytes from byte"):
+    with open_stores() as stores, pytest.raises(CorruptData, match=r"0001\.tar' ends before its member"):
         stores.read_uri(place.uri)
     (tmp_path / "0001.tar").unlink()
     with open_stores() as stores, pytest.raises(NotFound, match=r"0001\.tar"):
