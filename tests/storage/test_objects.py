@@ -1,5 +1,6 @@
 """Objects are whole or absent, keys stay inside, and checksums are believed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
