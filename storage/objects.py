@@ -109,7 +109,8 @@ def file_etag(about: os.stat_result) -> str:
     return f"{about.st_size:x}-{about.st_mtime_ns:x}"
 
 
-def _require_at_most(uri: str, size: int, most: int | None) -> None:
+def require_at_most(uri: str, size: int, most: int | None) -> None:
+    """Raises BadInput for more bytes than may be read."""
     if most is not None and size > most:
         raise BadInput(f"'{uri}' has {size:,} bytes, and {most:,} are read at most; make it smaller")
 
@@ -134,7 +135,7 @@ class DirectoryStore:
     def read(self, key: str, *, most: int | None = None) -> bytes:
         """The file's bytes."""
         with self._speaking_plainly(key), self._path(key).open("rb") as handle:
-            _require_at_most(self.uri(key), os.fstat(handle.fileno()).st_size, most)
+            require_at_most(self.uri(key), os.fstat(handle.fileno()).st_size, most)
             return handle.read()
 
     @contextlib.contextmanager
@@ -151,7 +152,8 @@ class DirectoryStore:
         """Some bytes of the file."""
         with self._speaking_plainly(key), self._path(key).open("rb") as handle:
             about = os.fstat(handle.fileno())
-            return Part(os.pread(handle.fileno(), stop - start, start), about.st_size, file_etag(about))
+            there = max(0, min(stop, about.st_size) - start)  # memory is taken for these before a byte is read
+            return Part(os.pread(handle.fileno(), there, start), about.st_size, file_etag(about))
 
     def write(self, key: str, data: bytes) -> str:
         """Write beside the target, flush to disk, then rename: a kill leaves the old file or the new one."""
@@ -258,7 +260,7 @@ class S3Store:
         with self._speaking_plainly(key):
             found = self._client.get_object(Bucket=self._bucket, Key=self._full(key))
             with contextlib.closing(found["Body"]) as body:
-                _require_at_most(self.uri(key), found["ContentLength"], most)
+                require_at_most(self.uri(key), found["ContentLength"], most)
                 return body.read()
 
     def read_part(self, key: str, start: int, stop: int) -> Part:

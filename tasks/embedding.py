@@ -6,9 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from models.corpus import EncoderSpec
 from models.errors import BadInput
 from models.settings import Settings, load_settings
@@ -17,7 +14,6 @@ from storage import corpora
 from storage.claims import Claims, claims_of
 from storage.stores import Stores, open_stores
 from tasks import pipeline, shards, stages, steps
-from tasks.compute import images
 from tasks.compute.encoder import Encoder, resolve_device
 from tasks.decoding import Chunk, Decoders, local_decoders
 from tasks.encoders import choose_backend, load_encoder
@@ -182,15 +178,6 @@ class Embedder:
     @staticmethod
     def _claim_of(shard_id: int, spec: EncoderSpec) -> str:
         return f"embed-{spec.id}-{shard_id}"
-
-
-def encode_bytes(encoder: Encoder, data: bytes, *, source: str, max_pixels: int) -> tuple[str, NDArray[np.float32]]:
-    """Sample id and unit vector (dim,) of one image. Raises BadInput for an image that cannot be decoded."""
-    try:
-        decoded = images.decode(data, max_pixels=max_pixels)
-    except images.Unreadable as problem:
-        raise BadInput(f"'{source}' is no image that dipnet can read ({problem.reason}); give another") from None
-    return images.fingerprint(data), encoder.encode_images([encoder.prepare(decoded.image)])[0]
 
 
 def register(stores: Stores, encoder: Encoder) -> EncoderSpec:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.base import utc_now
 from models.corpus import Corpus, EmbeddedShard, EncoderSpec, Sample, Shard
-from models.elements import Place
+from models.elements import Place, apart
 from models.labeling import Label
 from models.states import RequestState
 from storage import corpora, labels, tables, vectors
@@ -102,9 +102,7 @@ def import_labels(
     labelled = [
         (name, place.uri, one) for name, place, one in zip(names, places, seen, strict=True) if name and not one.reason
     ]
-    corpora.ensure_samples(
-        stores.db, samples=[Sample(id=one.sample_id, uri=uri, shard_id=shard.id) for _, uri, one in labelled]
-    )
+    corpora.ensure_samples(stores.db, samples=[_sample(one, uri, shard) for _, uri, one in labelled])
     labels.import_labels(
         stores.db,
         labels=[
@@ -119,6 +117,10 @@ def import_labels(
             for name, _, one in labelled
         ],
     )
+
+
+def _sample(one: Seen, uri: str, shard: Shard) -> Sample:
+    return Sample(id=one.sample_id, uri=uri, shard_id=shard.id, image_id=apart(one.sample_id, one.image_id))
 
 
 def _with_finite(seen: Sequence[Seen], found: NDArray[np.float16]) -> tuple[list[Seen], NDArray[np.float16]]:
@@ -151,7 +153,14 @@ def _write(
     """The three files; the row is told where they are."""
     readable = [number for number, one in enumerate(seen) if not one.reason]
     uris = [opened.places[number].uri for number in readable]
-    ids = tables.to_bytes(vectors.ids_table([seen[number].sample_id for number in readable], readable, uris))
+    ids = tables.to_bytes(
+        vectors.ids_table(
+            [seen[number].sample_id for number in readable],
+            readable,
+            uris,
+            [seen[number].image_id for number in readable],
+        )
+    )
     reads, packed = tables.to_bytes(table_of(seen)), vectors.npy_bytes(found)
     row.read_sha256, row.vectors_sha256 = (hashlib.sha256(data).hexdigest() for data in (reads, packed))
     row.read_key, row.vectors_key, row.ids_key = vectors.keys(
@@ -172,6 +181,7 @@ def table_of(seen: Sequence[Seen]) -> pa.Table:
     return pa.table(
         {
             "sample_id": pa.array(by_name["sample_id"], pa.string()),
+            vectors.IMAGE_ID: vectors.boxes_of(by_name["sample_id"], by_name["image_id"]),
             "width": pa.array(by_name["width"], pa.int32()),
             "height": pa.array(by_name["height"], pa.int32()),
             "taken_at": pa.array(by_name["taken_at"], pa.timestamp("us", "UTC")),
@@ -185,9 +195,8 @@ def seen_of(reads: pa.Table) -> list[Seen]:
     taken = [None] * reads.num_rows
     if "taken_at" in reads.column_names:
         taken = reads.column("taken_at").cast(pa.int64()).to_pylist()
-    names = ("sample_id", "width", "height", "reason")
-    ids, widths, heights, reasons = (reads.column(name).to_pylist() for name in names)
-    return [
-        Seen(sample_id, width, height, moment, 0, reason)
-        for sample_id, width, height, moment, reason in zip(ids, widths, heights, taken, reasons, strict=True)
-    ]
+    ids, widths, heights, reasons = (
+        reads.column(name).to_pylist() for name in ("sample_id", "width", "height", "reason")
+    )
+    rows = zip(ids, vectors.images_of(reads), widths, heights, taken, reasons, strict=True)
+    return [Seen(one, image, width, height, moment, 0, reason) for one, image, width, height, moment, reason in rows]

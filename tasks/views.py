@@ -6,7 +6,7 @@ from typing import Any
 
 from models.campaign import CampaignRun
 from models.corpus import Shard
-from storage import campaigns, corpora, labels, tables
+from storage import campaigns, corpora, labels
 from storage.stores import Stores, open_stores
 from tasks.ingesting import read_manifest
 from tasks.shards import read_table
