@@ -6,6 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models.corpus import EncoderSpec
 from models.errors import BadInput
 from models.settings import Settings, load_settings
@@ -14,6 +17,7 @@ from storage import corpora
 from storage.claims import Claims, claims_of
 from storage.stores import Stores, open_stores
 from tasks import pipeline, shards, stages, steps
+from tasks.compute import images
 from tasks.compute.encoder import Encoder, resolve_device
 from tasks.decoding import Chunk, Decoders, local_decoders
 from tasks.encoders import choose_backend, load_encoder
@@ -70,7 +74,9 @@ def embed_shards(
 
 
 @step()
-def count_embedded(corpus_name: str, encoder_name: str, *, groups: Sequence[EmbeddedGroup], seconds: float) -> Embedded:
+def count_embedded(
+    corpus_name: str, encoder_name: str, *, groups: Sequence[EmbeddedGroup] = (), seconds: float = 0.0
+) -> Embedded:
     """What a corpus now holds under an encoder, quarantine included, and how the run went that took so many seconds."""
     with open_stores() as stores:
         corpus = corpora.get_corpus(stores.db, name=corpus_name)

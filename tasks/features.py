@@ -15,8 +15,9 @@ from storage import corpora, vectors
 from storage.stores import Stores
 from tasks import elements
 from tasks.compute import images
+from tasks.compute.backends import framed
 from tasks.compute.encoder import Encoder
-from tasks.embedding import load_encoder
+from tasks.encoders import load_encoder
 
 
 def open_shards(stores: Stores, rows: Sequence[EmbeddedShard], encoder: EncoderSpec) -> list[vectors.VectorShard]:
@@ -54,7 +55,7 @@ def vector_of(stores: Stores, network: Encoder, data: bytes, *, uri: str) -> NDA
         image = elements.cut(data, place_of(uri).box, max_pixels=stores.settings.max_pixels)
     except images.Unreadable as problem:
         raise BadInput(f"'{uri}' is no image that dipnet can read ({problem.reason}); give another") from None
-    found: NDArray[np.float32] = network.encode_images([network.prepare(image)])[0]
+    found: NDArray[np.float32] = network.encode_pixels(framed(image, network.frame)[None])[0]
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.base import utc_now
 from models.corpus import Corpus, EmbeddedShard, EncoderSpec, Sample, Shard
-from models.elements import Place
+from models.elements import Place, apart
 from models.labeling import Label
 from models.states import RequestState
 from storage import corpora, labels, tables, vectors
@@ -103,7 +103,11 @@ def import_labels(
         (name, place.uri, one) for name, place, one in zip(names, places, seen, strict=True) if name and not one.reason
     ]
     corpora.ensure_samples(
-        stores.db, samples=[Sample(id=one.sample_id, uri=uri, shard_id=shard.id) for _, uri, one in labelled]
+        stores.db,
+        samples=[
+            Sample(id=one.sample_id, uri=uri, shard_id=shard.id, image_id=apart(one.sample_id, one.image_id))
+            for _, uri, one in labelled
+        ],
     )
     labels.import_labels(
         stores.db,
@@ -123,10 +127,10 @@ def import_labels(
 
 def _with_finite(seen: Sequence[Seen], found: NDArray[np.float16]) -> tuple[list[Seen], NDArray[np.float16]]:
     """What was seen, and the vectors (readable, dim), without those that are no vectors: their images are quarantined."""
-    finite = np.isfinite(found).all(axis=1)
-    if finite.all():
+    finite = np.atleast_1d(np.all(np.isfinite(found), axis=1))
+    if bool(np.all(finite)):
         return list(seen), found
-    good = iter(finite.tolist())
+    good: Iterator[bool] = iter(finite.tolist())
     marked = [one if one.reason or next(good) else one._replace(reason=Reason.NO_VECTOR.value) for one in seen]
     return marked, found[finite]
 
@@ -151,7 +155,14 @@ def _write(
     """The three files; the row is told where they are."""
     readable = [number for number, one in enumerate(seen) if not one.reason]
     uris = [opened.places[number].uri for number in readable]
-    ids = tables.to_bytes(vectors.ids_table([seen[number].sample_id for number in readable], readable, uris))
+    ids = tables.to_bytes(
+        vectors.ids_table(
+            [seen[number].sample_id for number in readable],
+            readable,
+            uris,
+            [seen[number].image_id for number in readable],
+        )
+    )
     reads, packed = tables.to_bytes(table_of(seen)), vectors.npy_bytes(found)
     row.read_sha256, row.vectors_sha256 = (hashlib.sha256(data).hexdigest() for data in (reads, packed))
     row.read_key, row.vectors_key, row.ids_key = vectors.keys(
@@ -176,18 +187,21 @@ def table_of(seen: Sequence[Seen]) -> pa.Table:
             "height": pa.array(by_name["height"], pa.int32()),
             "taken_at": pa.array(by_name["taken_at"], pa.timestamp("us", "UTC")),
             "reason": pa.array(by_name["reason"], pa.string()),
+            vectors.IMAGE_ID: vectors.boxes_of(by_name["sample_id"], by_name["image_id"]),
         }
     )
 
 
 def seen_of(reads: pa.Table) -> list[Seen]:
-    """The rows of a read.parquet; what was read before 0.5 knows no times."""
+    """The rows of a read.parquet; what was read before 0.5 knows no times, and no boxes."""
     taken = [None] * reads.num_rows
     if "taken_at" in reads.column_names:
         taken = reads.column("taken_at").cast(pa.int64()).to_pylist()
     names = ("sample_id", "width", "height", "reason")
     ids, widths, heights, reasons = (reads.column(name).to_pylist() for name in names)
     return [
-        Seen(sample_id, width, height, moment, 0, reason)
-        for sample_id, width, height, moment, reason in zip(ids, widths, heights, taken, reasons, strict=True)
+        Seen(sample_id, width, height, moment, 0, reason, image_id)
+        for sample_id, width, height, moment, reason, image_id in zip(
+            ids, widths, heights, taken, reasons, vectors.images_of(reads), strict=True
+        )
     ]

@@ -23,6 +23,7 @@ class Reason(StrEnum):
     TRUNCATED = "truncated or corrupt"
     TOO_LARGE = "too many pixels"
     OUTSIDE = "box outside the image"
+    NO_VECTOR = "no finite vector"
 
 
 class Unreadable(Exception):
