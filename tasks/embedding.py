@@ -6,9 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from models.corpus import EncoderSpec
 from models.errors import BadInput
 from models.settings import Settings, load_settings
@@ -17,7 +14,6 @@ from storage import corpora
 from storage.claims import Claims, claims_of
 from storage.stores import Stores, open_stores
 from tasks import pipeline, shards, stages, steps
-from tasks.compute import images
 from tasks.compute.encoder import Encoder, resolve_device
 from tasks.decoding import Chunk, Decoders, local_decoders
 from tasks.encoders import choose_backend, load_encoder
