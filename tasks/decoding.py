@@ -25,12 +25,12 @@ class Work(NamedTuple):
 
 class Seen(NamedTuple):
     sample_id: str
+    image_id: str
     width: int
     height: int
     taken_at: int | None
     bytes: int
     reason: str
-    image_id: str = ""
 
 
 @dataclass
@@ -68,20 +68,19 @@ class Inline:
             seen, pixels = [], [np.empty((0, frame.height, frame.width, 3), np.uint8)]
             for place, data in zip(work.places, read_ahead(work.places, work.etags, access), strict=True):
                 if isinstance(data, Problem):
-                    seen.append(Seen("", 0, 0, None, 0, data.value))
+                    seen.append(Seen("", "", 0, 0, None, 0, data.value))
                     continue
-                whole = images.fingerprint(data)
-                name = element_id(whole, place.box)
+                name = element_id(images.fingerprint(data), place.box)
                 try:
                     decoded = images.decode(data, max_pixels=s.max_pixels)
                 except images.Unreadable as problem:
-                    seen.append(Seen(name, 0, 0, None, len(data), problem.reason.value, whole))
+                    seen.append(Seen(name, images.fingerprint(data), 0, 0, None, len(data), problem.reason.value))
                     continue
                 image = decoded.image
                 if place.box:
                     x, y, w, h = place.box
                     image = image.crop((x, y, x + w, y + h))
-                seen.append(Seen(name, decoded.width, decoded.height, None, len(data), "", whole))
+                seen.append(Seen(name, images.fingerprint(data), decoded.width, decoded.height, None, len(data), ""))
                 pixels.append(framed(image, frame)[None])
             yield Chunk(work.tag, seen, np.concatenate(pixels), 0.0, time.process_time() - started)
 

@@ -102,13 +102,7 @@ def import_labels(
     labelled = [
         (name, place.uri, one) for name, place, one in zip(names, places, seen, strict=True) if name and not one.reason
     ]
-    corpora.ensure_samples(
-        stores.db,
-        samples=[
-            Sample(id=one.sample_id, uri=uri, shard_id=shard.id, image_id=apart(one.sample_id, one.image_id))
-            for _, uri, one in labelled
-        ],
-    )
+    corpora.ensure_samples(stores.db, samples=[_sample(one, uri, shard) for _, uri, one in labelled])
     labels.import_labels(
         stores.db,
         labels=[
@@ -123,6 +117,10 @@ def import_labels(
             for name, _, one in labelled
         ],
     )
+
+
+def _sample(one: Seen, uri: str, shard: Shard) -> Sample:
+    return Sample(id=one.sample_id, uri=uri, shard_id=shard.id, image_id=apart(one.sample_id, one.image_id))
 
 
 def _with_finite(seen: Sequence[Seen], found: NDArray[np.float16]) -> tuple[list[Seen], NDArray[np.float16]]:
@@ -183,25 +181,22 @@ def table_of(seen: Sequence[Seen]) -> pa.Table:
     return pa.table(
         {
             "sample_id": pa.array(by_name["sample_id"], pa.string()),
+            vectors.IMAGE_ID: vectors.boxes_of(by_name["sample_id"], by_name["image_id"]),
             "width": pa.array(by_name["width"], pa.int32()),
             "height": pa.array(by_name["height"], pa.int32()),
             "taken_at": pa.array(by_name["taken_at"], pa.timestamp("us", "UTC")),
             "reason": pa.array(by_name["reason"], pa.string()),
-            vectors.IMAGE_ID: vectors.boxes_of(by_name["sample_id"], by_name["image_id"]),
         }
     )
 
 
 def seen_of(reads: pa.Table) -> list[Seen]:
-    """The rows of a read.parquet; what was read before 0.5 knows no times, and no boxes."""
+    """The rows of a read.parquet; what was read before 0.5 knows no times."""
     taken = [None] * reads.num_rows
     if "taken_at" in reads.column_names:
         taken = reads.column("taken_at").cast(pa.int64()).to_pylist()
-    names = ("sample_id", "width", "height", "reason")
-    ids, widths, heights, reasons = (reads.column(name).to_pylist() for name in names)
-    return [
-        Seen(sample_id, width, height, moment, 0, reason, image_id)
-        for sample_id, width, height, moment, reason, image_id in zip(
-            ids, widths, heights, taken, reasons, vectors.images_of(reads), strict=True
-        )
-    ]
+    ids, widths, heights, reasons = (
+        reads.column(name).to_pylist() for name in ("sample_id", "width", "height", "reason")
+    )
+    rows = zip(ids, vectors.images_of(reads), widths, heights, taken, reasons, strict=True)
+    return [Seen(one, image, width, height, moment, 0, reason) for one, image, width, height, moment, reason in rows]

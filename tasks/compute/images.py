@@ -22,8 +22,8 @@ class Reason(StrEnum):
     NOT_AN_IMAGE = "not an image"
     TRUNCATED = "truncated or corrupt"
     TOO_LARGE = "too many pixels"
-    OUTSIDE = "box outside the image"
     NO_VECTOR = "no finite vector"
+    OUTSIDE = "box outside the image"
 
 
 class Unreadable(Exception):

@@ -26,7 +26,7 @@ class Numbers:
     def map(self, works: Iterable[Work], frame: Frame) -> Iterator[Chunk]:
         for work in works:
             numbers = [int(place.object_uri) for place in work.places]
-            seen = [Seen(f"{n}", 1, 1, None, 10, "missing" if n % 100 == 99 else "") for n in numbers]
+            seen = [Seen(f"{n}", f"{n}", 1, 1, None, 10, "missing" if n % 100 == 99 else "") for n in numbers]
             good = [n for n in numbers if n % 100 != 99]
             pixels = np.repeat(np.asarray(good, np.uint8), frame.height * frame.width * 3)
             self.held += 1
