@@ -78,6 +78,31 @@ class EmbedPlan(Plan):
     retry: bool = Field(False, description="Look again at images that were unreadable")
 
 
+class VectorsPlan(Plan):
+    """Take vectors that are there already: a folder of clip-retrieval's, or a file of vectors and one of ids."""
+
+    corpus: str = Field(min_length=1, description="Name of the corpus that holds the images")
+    folder: str = Field("", description="Folder with img_emb/img_emb_N.npy and metadata/metadata_N.parquet")
+    vectors: str = Field("", description="Instead of a folder: one .npy file, a row an image")
+    ids: str = Field("", description="What its rows are about: .csv, .parquet, or .txt with a line a row")
+    encoder: str = Field("", description="What made the vectors; empty: what a folder that dipnet exported says")
+    dim: int = Field(0, ge=0, le=65_536, description="Declare an encoder that cannot be loaded here: its dimension")
+    weights_sha256: str = Field(
+        "",
+        pattern=r"^([0-9a-f]{64})?$",
+        description="Of the declared encoder's weights; empty: its name stands for them",
+    )
+    preprocessing: str = Field("", max_length=10_000, description="Of the declared encoder, in words")
+
+    @model_validator(mode="after")
+    def _names_one_source(self) -> Self:
+        if bool(self.folder) == bool(self.vectors) or bool(self.vectors) != bool(self.ids):
+            raise ValueError("give a folder, or vectors with ids")
+        if (self.weights_sha256 or self.preprocessing) and not self.dim:
+            raise ValueError("weights_sha256 and preprocessing declare an encoder; give its dim too")
+        return self
+
+
 class SelectionPolicy(Plan):
     """How candidates are scored and chosen."""
 

@@ -15,7 +15,7 @@ from models.settings import load_settings
 from storage.stores import open_stores
 from tasks import elements, features, rendering
 from tasks.compute import images
-from tasks.embedding import load_encoder
+from tasks.encoders import load_encoder
 
 QUARTERS = {"red": (0, 0), "lime": (30, 0), "blue": (0, 20), "white": (30, 20)}  # of a photo of 60 × 40
 
