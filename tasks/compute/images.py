@@ -149,8 +149,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of each segment of a JPEG up to its first scan; a segment starts with its marker."""
     place = 2
     for _ in range(MOST_SEGMENTS):
-        while data[place : place + 2] == b"\xff\xff":  # filling is allowed before a marker
+        if data[place : place + 2] == b"\xff\xff":  # filling is allowed before a marker
             place += 1
+            continue
         if data[place : place + 1] != b"\xff" or place + 4 > len(data):
             return
         marker, end = data[place + 1], place + 2 + max(int.from_bytes(data[place + 2 : place + 4]), 2)
