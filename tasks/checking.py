@@ -15,7 +15,7 @@ from models.errors import DipnetError
 from models.settings import PREFIX, Settings, load_settings
 from storage.media import HEALTH, MARK, Signer
 from storage.stores import open_stores
-from tasks.embedding import load_encoder
+from tasks.encoders import load_encoder
 
 Row = dict[str, Any]
 CLOCKS_DIFFER = timedelta(minutes=10)  # for how long the question is good, where clocks disagree

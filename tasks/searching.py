@@ -18,7 +18,7 @@ from storage.stores import Stores, open_stores
 from tasks import features, indexing
 from tasks.compute import images, scan
 from tasks.compute.encoder import Encoder
-from tasks.embedding import encode_bytes
+from tasks.encoders import encode_words
 from tasks.ingesting import read_manifest
 
 FILES = ("key", "etag", "bytes")  # of a manifest: where an image lies, which no slice is about
@@ -39,7 +39,7 @@ def search(
         rows = corpora.embedded_shards(stores.db, corpora=[corpus], encoder=encoder)
         shards = features.open_shards(stores, rows, encoder)
         network = features.network_of(stores, encoder)
-        query = network.encode_texts([text]) if image is None else _image_query(stores, network, image)
+        query = encode_words(network, [text]) if image is None else _image_query(stores, network, image)
 
         ranked = None if exact else _indexed(stores, corpus_name, encoder.name, query, top)
         if ranked is None:
@@ -124,5 +124,4 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _image_query(stores: Stores, network: Encoder, image: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
-    _, vector = encode_bytes(network, _bytes_of(image), source=str(image), max_pixels=stores.settings.max_pixels)
-    return vector[None]
+    return features.vector_of(stores, network, _bytes_of(image), uri=str(image))[None]

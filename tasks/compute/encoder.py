@@ -1,19 +1,20 @@
-"""Encoders: images and texts to unit vectors. The open_clip implementation follows open_clip's own transform exactly."""
+"""Encoders: pixels and texts to unit vectors. What is one, whatever network it comes from."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
 
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # the names that open_clip looks for
+from tasks.compute.frame import Frame
+
+FP32 = "torch-fp32"
+BACKENDS = (FP32, "torch-bf16", "torch-fp16", "compile-fp32", "compile-bf16", "onnx-int8")
 
 
 class EncoderError(Exception):
@@ -35,62 +36,54 @@ class Spec(NamedTuple):
 
 
 class Encoder(Protocol):
-    """Something that turns images and texts into unit vectors of one space."""
+    """Something that turns pixels and texts into unit vectors of one space. Used by one thread at a time."""
 
     @property
     def spec(self) -> Spec:
         """What makes the vectors what they are."""
         ...
 
+    @property
+    def frame(self) -> Frame:
+        """How images must be framed for it."""
+        ...
+
+    @property
+    def backend(self) -> str:
+        """What it runs on; backends differ in speed, and by at most a thousandth in cosine."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """How many images it takes at once; more are encoded batch by batch."""
+        ...
+
     def prepare(self, image: Image.Image) -> torch.Tensor:
-        """An RGB image as the network wants it, (3, H, W). Safe to call from many threads."""
+        """An upright RGB image as `frame` wants it, uint8 (H, W, 3). Safe to call from many threads."""
         ...
 
     def encode_images(self, prepared: Sequence[torch.Tensor]) -> NDArray[np.float32]:
         """Unit vectors (n, dim) of prepared images."""
         ...
 
+    def encode_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Unit vectors (n, dim) of framed images (n, H, W, 3)."""
+        ...
+
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors (n, dim) of texts."""
+        """Unit vectors (n, dim) of texts. Raises EncoderError for an encoder that knows no words."""
         ...
 
 
-class OpenClipEncoder:
-    """A model of open_clip in fp32."""
+class Tower(NamedTuple):
+    """A network as its files give it, in fp32 on the CPU, before it runs on anything."""
 
-    def __init__(self, name: str, *, device: str) -> None:
-        """Load MODEL/PRETRAINED or a checkpoint's folder. Raises EncoderError."""
-        self._device = resolve_device(device)
-        model, self._transform, self._tokenizer = _load(name)
-        self._model = model.eval().to(self._device)
-        self._spec = Spec(
-            name=name,
-            dim=_output_dim(model, self._tokenizer),
-            weights_sha256=_digest(model),
-            preprocessing=str(self._transform),
-        )
-
-    @property
-    def spec(self) -> Spec:
-        """Name, dimension, digest of the weights, and the transform as text."""
-        return self._spec
-
-    def prepare(self, image: Image.Image) -> torch.Tensor:
-        """open_clip's own transform."""
-        tensor: torch.Tensor = self._transform(image)
-        return tensor
-
-    def encode_images(self, prepared: Sequence[torch.Tensor]) -> NDArray[np.float32]:
-        """Unit vectors (n, dim)."""
-        with torch.inference_mode():
-            features = self._model.encode_image(torch.stack(list(prepared)).to(self._device), normalize=True)
-        return _as_array(features)
-
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors (n, dim)."""
-        with torch.inference_mode():
-            features = self._model.encode_text(self._tokenizer(list(texts)).to(self._device), normalize=True)
-        return _as_array(features)
+    spec: Spec
+    frame: Frame
+    mean: tuple[float, float, float]  # of the channels, as shares of 255
+    deviation: tuple[float, float, float]
+    visual: torch.nn.Module  # (n, 3, H, W) normalised -> (n, dim), or a tuple that begins with it
+    words: Callable[[Sequence[str]], torch.Tensor] | None = None  # texts -> (n, dim) of any length, on the CPU
 
 
 def resolve_device(device: str) -> str:
@@ -101,59 +94,22 @@ def resolve_device(device: str) -> str:
     return ("cuda" if available else "cpu") if device == "auto" else device
 
 
-def _load(name: str) -> tuple[Any, Any, Any]:
-    """Model, evaluation transform and tokenizer from open_clip's factory."""
-    import open_clip
-
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "open_clip_config.json").is_file():
-            raise EncoderError(
-                f"encoder folder '{name}' has no open_clip_config.json; export it with open_clip's push_to_hf_hub layout"
-            )
-        if not any((folder / weights).is_file() for weights in WEIGHTS):  # open_clip would go on with random ones
-            raise EncoderError(f"encoder folder '{name}' has no weights; put one of {', '.join(WEIGHTS)} there")
-        reference, pretrained = f"local-dir:{folder.absolute()}", None
-    else:
-        architecture, _, pretrained = name.partition("/")
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        if architecture not in open_clip.list_models():
-            raise EncoderError(
-                f"unknown encoder '{name}': neither a folder nor a model of open_clip; "
-                "write MODEL/PRETRAINED such as ViT-B-32/laion2b_s34b_b79k, or the folder of a checkpoint"
-            )
-        if pretrained not in tags and not Path(pretrained).is_file():
-            raise EncoderError(
-                f"encoder '{architecture}' has no weights '{pretrained}'; there are: {', '.join(tags) or 'none'}"
-            )
-        reference = architecture
-    try:
-        model, _, transform = open_clip.create_model_and_transforms(reference, pretrained=pretrained, precision="fp32")
-        return model, transform, open_clip.get_tokenizer(reference)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        # Hub clients raise subclasses of OSError and ValueError when there is no way out to the net.
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise EncoderError(
-            f"the weights of encoder '{name}' cannot be loaded ({reason}); where there is no net, download them elsewhere "
-            "and give the checkpoint's folder (open_clip_config.json and open_clip_model.safetensors) as the encoder"
-        ) from None
+def digest(network: torch.nn.Module) -> str:
+    """SHA-256 over names, shapes and fp32 values of the weights."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        found.update(f"{name}{tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().float().cpu().contiguous().numpy().reshape(-1).view(np.uint8))
+    return found.hexdigest()
 
 
-def _as_array(features: torch.Tensor) -> NDArray[np.float32]:
-    vectors: NDArray[np.float32] = features.float().cpu().numpy()
-    return vectors
+def reason_of(error: BaseException) -> str:
+    """The first line of an error, short enough for a sentence."""
+    told = str(error).strip()
+    return told.splitlines()[0][:200] if told else type(error).__name__
 
 
-def _output_dim(model: Any, tokenizer: Any) -> int:
-    """The dimension of the shared space, asked of the text tower: a token costs less than an image."""
-    with torch.inference_mode():
-        return int(model.encode_text(tokenizer(["a"])).shape[-1])
-
-
-def _digest(model: Any) -> str:
-    """SHA-256 over names, shapes and values of the weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def triple(value: Any) -> tuple[float, float, float]:
+    """One number a channel, or one for all three."""
+    red, green, blue = value if isinstance(value, Sequence) else (value,) * 3
+    return float(red), float(green), float(blue)

@@ -10,15 +10,21 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks.compute.encoder import EncoderError, OpenClipEncoder, resolve_device
+from tasks.compute.backends import TowerEncoder, encoder_on
+from tasks.compute.encoder import EncoderError, resolve_device
+from tasks.compute.open_clip_encoder import open_clip_tower
 
 CLIP = Path(__file__).parents[3] / "deploy" / "demo" / "clip"
 TEXTS = ["a photo of a light dress", "an ankle boot", ""]
 
 
+def load(name: str) -> TowerEncoder:
+    return encoder_on(open_clip_tower(name), backend="torch-fp32", device="cpu")
+
+
 @pytest.fixture(scope="module")
-def encoder() -> OpenClipEncoder:
-    return OpenClipEncoder(str(CLIP), device="cpu")
+def encoder() -> TowerEncoder:
+    return load(str(CLIP))
 
 
 def pictures() -> list[Image.Image]:
@@ -27,7 +33,7 @@ def pictures() -> list[Image.Image]:
     return [Image.fromarray(generator.integers(0, 256, (*size, 3)).astype(np.uint8)) for size in sizes]
 
 
-def test_image_vectors_equal_open_clips_own(encoder: OpenClipEncoder) -> None:
+def test_image_vectors_equal_open_clips_own(encoder: TowerEncoder) -> None:
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{CLIP}", precision="fp32")
     model.eval()
     with torch.inference_mode():
@@ -39,7 +45,7 @@ def test_image_vectors_equal_open_clips_own(encoder: OpenClipEncoder) -> None:
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1.0, atol=1e-5)
 
 
-def test_text_vectors_equal_open_clips_own(encoder: OpenClipEncoder) -> None:
+def test_text_vectors_equal_open_clips_own(encoder: TowerEncoder) -> None:
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{CLIP}", precision="fp32")
     model.eval()
     with torch.inference_mode():
@@ -52,31 +58,31 @@ def test_a_standard_architecture_with_a_weights_file_equals_open_clips_own(tmp_p
     model, _, transform = open_clip.create_model_and_transforms("ViT-S-32-alt", precision="fp32")
     weights = tmp_path / "weights.pt"
     torch.save(model.state_dict(), weights)
-    ours = OpenClipEncoder(f"ViT-S-32-alt/{weights}", device="cpu")
+    ours = load(f"ViT-S-32-alt/{weights}")
     with torch.inference_mode():
         theirs = model.eval().encode_image(transform(pictures()[3])[None], normalize=True).numpy()
     assert float((ours.encode_images([ours.prepare(pictures()[3])]) * theirs).sum()) >= 0.9999
 
 
-def test_a_vector_does_not_depend_on_its_batch(encoder: OpenClipEncoder) -> None:
+def test_a_vector_does_not_depend_on_its_batch(encoder: TowerEncoder) -> None:
     prepared = [encoder.prepare(picture) for picture in pictures()]
     alone = np.concatenate([encoder.encode_images([one]) for one in prepared])
     np.testing.assert_allclose(encoder.encode_images(prepared), alone, atol=1e-5)
 
 
-def test_the_key_follows_the_weights_not_the_folder(encoder: OpenClipEncoder, tmp_path: Path) -> None:
+def test_the_key_follows_the_weights_not_the_folder(encoder: TowerEncoder, tmp_path: Path) -> None:
     shutil.copytree(CLIP, tmp_path / "copy")
-    assert OpenClipEncoder(str(tmp_path / "copy"), device="cpu").spec.key == encoder.spec.key
+    assert load(str(tmp_path / "copy")).spec.key == encoder.spec.key
     config = json.loads((tmp_path / "copy" / "open_clip_config.json").read_text())
     config["preprocess_cfg"]["interpolation"] = "bilinear"
     (tmp_path / "copy" / "open_clip_config.json").write_text(json.dumps(config))
-    assert OpenClipEncoder(str(tmp_path / "copy"), device="cpu").spec.key != encoder.spec.key
+    assert load(str(tmp_path / "copy")).spec.key != encoder.spec.key
 
 
 def test_a_folder_without_weights_is_not_filled_with_random_ones(tmp_path: Path) -> None:
     shutil.copy(CLIP / "open_clip_config.json", tmp_path)
     with pytest.raises(EncoderError, match="has no weights"):
-        OpenClipEncoder(str(tmp_path), device="cpu")
+        load(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +95,7 @@ def test_a_folder_without_weights_is_not_filled_with_random_ones(tmp_path: Path)
 )
 def test_an_unknown_encoder_is_named_with_what_there_is(name: str, says: str) -> None:
     with pytest.raises(EncoderError, match=says):
-        OpenClipEncoder(name, device="cpu")
+        load(name)
 
 
 def test_weights_that_cannot_be_downloaded_name_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,14 +103,14 @@ def test_weights_that_cannot_be_downloaded_name_the_way_out(tmp_path: Path, monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(EncoderError, match=r"cannot be loaded .* give the checkpoint's folder"):
-        OpenClipEncoder("ViT-B-32/laion2b_s34b_b79k", device="cpu")
+        load("ViT-B-32/laion2b_s34b_b79k")
 
 
 def test_weights_that_are_broken_name_the_way_out(tmp_path: Path) -> None:
     shutil.copy(CLIP / "open_clip_config.json", tmp_path)
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"not tensors")
     with pytest.raises(EncoderError, match="cannot be loaded"):
-        OpenClipEncoder(str(tmp_path), device="cpu")
+        load(str(tmp_path))
 
 
 def test_cuda_is_refused_where_there_is_none() -> None:
