@@ -17,6 +17,7 @@ from PIL import Image
 from tasks.compute.frame import Frame
 
 EIGHTHS = (1, 2, 3, 4, 5, 6, 8)  # seven is slower than eight: only whole blocks have fast transforms
+MOST_WASTED = 8  # times the frame, that resizing first and cropping then may compute
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,10 +45,11 @@ class Picture(NamedTuple):
 
 
 class Span(NamedTuple):
-    """One axis: from `start` to `end` of the original becomes `pixels` of the frame after `before` that are filled."""
+    """One axis: `pixels` from `first` of the resized image, `start` to `end` of the original, come after `before` fills."""
 
     start: float
     end: float
+    first: int
     pixels: int
     before: int
 
@@ -86,13 +88,18 @@ def fit(picture: Picture, region: Region, frame: Frame) -> NDArray[np.uint8]:
 
     new_width, new_height = resized(width, height, frame)
     across, down = span(width, new_width, frame.width), span(height, new_height, frame.height)
-    source = (
-        left + across.start * scale,
-        top + down.start * scale,
-        min(left + across.end * scale, image.width),
-        min(top + down.end * scale, image.height),
-    )
-    small = np.asarray(image.resize((across.pixels, down.pixels), FILTERS[frame.interpolation], box=source))
+    if scale == 1.0 and new_width * new_height <= MOST_WASTED * frame.width * frame.height:
+        large = image.resize((new_width, new_height), FILTERS[frame.interpolation])  # to the bit as open_clip has it
+        corner = across.first, down.first
+        small = np.asarray(large.crop((*corner, corner[0] + across.pixels, corner[1] + down.pixels)))
+    else:
+        source = (
+            left + across.start * scale,
+            top + down.start * scale,
+            min(left + across.end * scale, image.width),
+            min(top + down.end * scale, image.height),
+        )
+        small = np.asarray(image.resize((across.pixels, down.pixels), FILTERS[frame.interpolation], box=source))
     if small.shape[:2] == (frame.height, frame.width):
         return small
     filled = np.empty((frame.height, frame.width, 3), np.uint8)
@@ -119,6 +126,6 @@ def resized(width: int, height: int, frame: Frame) -> tuple[int, int]:
 def span(size: int, resized_to: int, wanted: int) -> Span:
     """What to resize along one axis. Only what stays is computed: an image of 1 × 10,000 pixels must not grow huge."""
     if resized_to <= wanted:
-        return Span(0.0, float(size), resized_to, (wanted - resized_to) // 2)
+        return Span(0.0, float(size), 0, resized_to, (wanted - resized_to) // 2)
     first = round((resized_to - wanted) / 2)
-    return Span(first * size / resized_to, (first + wanted) * size / resized_to, wanted, 0)
+    return Span(first * size / resized_to, (first + wanted) * size / resized_to, first, wanted, 0)
