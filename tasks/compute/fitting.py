@@ -17,6 +17,7 @@ from PIL import Image
 from tasks.compute.frame import Frame
 
 EIGHTHS = (1, 2, 3, 4, 5, 6, 8)  # seven is slower than eight: only whole blocks have fast transforms
+MOST_WASTED = 8  # times the frame, that resizing first and cropping then may compute
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,7 +30,7 @@ TURNS = {
 }  # by EXIF orientation
 TO_THE_LEFT, TO_THE_TOP = (2, 3, 6, 7), (3, 4, 7, 8)  # where the last column, the last row comes first
 
-Region = tuple[int, int, int, int]  # x, y, width, height
+Region = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the upright original
 
 
 class Picture(NamedTuple):
@@ -44,27 +45,20 @@ class Picture(NamedTuple):
 
 
 class Span(NamedTuple):
-    """One axis: from `start` to `end` of the original becomes `pixels` of the frame after `before` that are filled."""
+    """One axis: `pixels` from `first` of the resized image, `start` to `end` of the original, come after `before` fills."""
 
     start: float
     end: float
+    first: int
     pixels: int
     before: int
-
-
-def clipped(box: Region | None, width: int, height: int) -> Region | None:
-    """The part of a box that lies within an image; None: it lies outside. No box: the whole image."""
-    if box is None:
-        return (0, 0, width, height)
-    x, y = max(box[0], 0), max(box[1], 0)
-    right, bottom = min(box[0] + box[2], width), min(box[1] + box[3], height)
-    return (x, y, right - x, bottom - y) if right > x and bottom > y else None
 
 
 def eighths(regions: Sequence[Region], frame: Frame) -> int:
     """The least n such that an image decoded at n/8 of its size has pixels enough for each of its regions."""
     needed = 0.0
-    for _, _, width, height in regions:
+    for left, top, right, bottom in regions:
+        width, height = right - left, bottom - top
         across, down = resized(width, height, frame)
         needed = max(needed, across / width, down / height)
     return next((n for n in EIGHTHS if n >= 8 * needed), 8)
@@ -84,23 +78,28 @@ def turned(image: Image.Image, orientation: int, size: tuple[int, int], scale: f
 
 def fit(picture: Picture, region: Region, frame: Frame) -> NDArray[np.uint8]:
     """Pixels (height, width, 3) of one region of an image, which lies within it."""
-    x, y, width, height = region
-    image, left, top = picture.image, picture.left + x * picture.scale, picture.top + y * picture.scale
+    width, height, scale = region[2] - region[0], region[3] - region[1], picture.scale
+    image, left, top = picture.image, picture.left + region[0] * scale, picture.top + region[1] * scale
     if (width, height) != (picture.width, picture.height):  # what surrounds a crop must not bleed into it
         corner = math.floor(left), math.floor(top)
-        right = min(math.ceil(left + width * picture.scale), image.width)
-        bottom = min(math.ceil(top + height * picture.scale), image.height)
-        image, left, top = image.crop((*corner, right, bottom)), left - corner[0], top - corner[1]
+        right, bottom = math.ceil(left + width * scale), math.ceil(top + height * scale)
+        image = image.crop((*corner, min(right, image.width), min(bottom, image.height)))
+        left, top = left - corner[0], top - corner[1]
 
     new_width, new_height = resized(width, height, frame)
     across, down = span(width, new_width, frame.width), span(height, new_height, frame.height)
-    source = (
-        left + across.start * picture.scale,
-        top + down.start * picture.scale,
-        min(left + across.end * picture.scale, image.width),
-        min(top + down.end * picture.scale, image.height),
-    )
-    small = np.asarray(image.resize((across.pixels, down.pixels), FILTERS[frame.interpolation], box=source))
+    if scale == 1.0 and new_width * new_height <= MOST_WASTED * frame.width * frame.height:
+        large = image.resize((new_width, new_height), FILTERS[frame.interpolation])  # to the bit as open_clip has it
+        corner = across.first, down.first
+        small = np.asarray(large.crop((*corner, corner[0] + across.pixels, corner[1] + down.pixels)))
+    else:
+        source = (
+            left + across.start * scale,
+            top + down.start * scale,
+            min(left + across.end * scale, image.width),
+            min(top + down.end * scale, image.height),
+        )
+        small = np.asarray(image.resize((across.pixels, down.pixels), FILTERS[frame.interpolation], box=source))
     if small.shape[:2] == (frame.height, frame.width):
         return small
     filled = np.empty((frame.height, frame.width, 3), np.uint8)
@@ -127,6 +126,6 @@ def resized(width: int, height: int, frame: Frame) -> tuple[int, int]:
 def span(size: int, resized_to: int, wanted: int) -> Span:
     """What to resize along one axis. Only what stays is computed: an image of 1 × 10,000 pixels must not grow huge."""
     if resized_to <= wanted:
-        return Span(0.0, float(size), resized_to, (wanted - resized_to) // 2)
+        return Span(0.0, float(size), 0, resized_to, (wanted - resized_to) // 2)
     first = round((resized_to - wanted) / 2)
-    return Span(first * size / resized_to, (first + wanted) * size / resized_to, wanted, 0)
+    return Span(first * size / resized_to, (first + wanted) * size / resized_to, first, wanted, 0)

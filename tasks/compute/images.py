@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from tasks.compute.exif import Exif, claimed_bytes, read_exif
-from tasks.compute.fitting import Picture, Region, clipped, eighths, fit, turned
+from tasks.compute.fitting import Picture, Region, eighths, fit, turned
 from tasks.compute.frame import Frame
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -45,6 +45,9 @@ DAMAGED = (  # what PIL's decoders raise on damaged bytes
 TAGS_TO_BYTES = 4  # tags that claim more times the bytes of their file are a bomb
 
 
+Box = tuple[int, int, int, int]  # x, y, width, height, in pixels of the upright image
+
+
 class Reason(StrEnum):
     """Why an image is quarantined. The set is closed, so that counts add up."""
 
@@ -58,7 +61,7 @@ class Reason(StrEnum):
     TOO_MANY_BYTES = "too many bytes"
     TOO_SLOW = "took too long"
     CRASHED = "crashed the decoder"
-    BOX_OUTSIDE = "box outside the image"
+    OUTSIDE = "box outside the image"
     NOT_FINITE = "no finite vector"
     NO_VECTOR = "no vector given"
 
@@ -100,10 +103,10 @@ def fingerprint(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def look(data: bytes, frame: Frame, boxes: Sequence[Region | None], limits: Limits) -> Looked:
+def look(data: bytes, frame: Frame, boxes: Sequence[Box | None], limits: Limits) -> Looked:
     """Decode an image once and fit each box of it (None: the whole) to a frame. Raises Unreadable.
 
-    boxes: x, y, width, height in pixels of the upright image; what juts out is cut off. A JPEG is decoded no larger
+    What of a box juts out is cut off. A JPEG is decoded no larger
     than its smallest box needs; everything else is whole, and resized as PIL does.
     """
     kind = _kind(data)
@@ -111,12 +114,12 @@ def look(data: bytes, frame: Frame, boxes: Sequence[Region | None], limits: Limi
     size = _jpeg_size(data, limits) if notes else None
     if notes and size:
         upright = size[::-1] if notes.orientation >= 5 else size
-        regions = [clipped(box, *upright) for box in boxes]
+        regions = [inside(box, *upright) for box in boxes]
         image, scale = _scaled_jpeg(data, size, eighths([region for region in regions if region], frame))
         if image is not None:
             return _fitted(turned(image, notes.orientation, size, scale), notes.taken_at, regions, frame)
     picture, taken_at = _whole(data, kind, notes, limits)
-    return _fitted(picture, taken_at, [clipped(box, picture.width, picture.height) for box in boxes], frame)
+    return _fitted(picture, taken_at, [inside(box, picture.width, picture.height) for box in boxes], frame)
 
 
 def decode(data: bytes, *, max_pixels: int) -> Decoded:
@@ -126,8 +129,18 @@ def decode(data: bytes, *, max_pixels: int) -> Decoded:
     return Decoded(picture.image, picture.width, picture.height)
 
 
+def inside(box: Box | None, width: int, height: int) -> Region | None:
+    """The part of a box that lies in an image: left, top, right, bottom. None: there is none. No box: the whole image.
+
+    Detectors and rounding put boxes a little over the edge; what is left of them is meant.
+    """
+    x, y, wide, high = box or (0, 0, width, height)
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + wide, width), min(y + high, height)
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
 def _fitted(picture: Picture, taken_at: int | None, regions: Sequence[Region | None], frame: Frame) -> Looked:
-    pixels = [Reason.BOX_OUTSIDE if region is None else fit(picture, region, frame) for region in regions]
+    pixels = [Reason.OUTSIDE if region is None else fit(picture, region, frame) for region in regions]
     return Looked(picture.width, picture.height, taken_at, pixels)
 
 
@@ -149,8 +162,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of each segment of a JPEG up to its first scan; a segment starts with its marker."""
     place = 2
     for _ in range(MOST_SEGMENTS):
-        while data[place : place + 2] == b"\xff\xff":  # filling is allowed before a marker
+        if data[place : place + 2] == b"\xff\xff":  # filling is allowed before a marker
             place += 1
+            continue
         if data[place : place + 1] != b"\xff" or place + 4 > len(data):
             return
         marker, end = data[place + 1], place + 2 + max(int.from_bytes(data[place + 2 : place + 4]), 2)
