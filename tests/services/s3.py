@@ -22,13 +22,13 @@ def program() -> str:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """The endpoint of a server, for as long as the block lasts."""
+def serving(folder: Path, *flags: str) -> Iterator[str]:
+    """The endpoint of a server, started with these flags besides, for as long as the block lasts."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [program(), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
-    command += ["--no-cleanup", "--config", "/dev/null", str(folder)]
+    command += ["--no-cleanup", "--config", "/dev/null", *flags, str(folder)]
     with (folder.parent / "rclone.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
