@@ -62,13 +62,23 @@ def corpus_show(
 def embed(
     corpora: Annotated[list[str], typer.Argument(help="Names of corpora.")],
     encoder: Encoder = "",
-    batch_size: Annotated[int, typer.Option(help="Images that the encoder sees at once.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Images that the encoder sees at once; 0: what suits it here.")] = 0,
+    backend: Annotated[
+        str, typer.Option(help="What the encoder runs on: auto, torch-fp32, torch-bf16, compile-bf16, onnx-int8, …")
+    ] = "",
+    retry: Annotated[bool, typer.Option("--retry", help="Look again at images that were unreadable.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn images into vectors. Unreadable images are counted and set aside; shards that have vectors are skipped."""
+    """Turn images into vectors. Unreadable images are counted and set aside; shards that have vectors are skipped.
+
+    It may be stopped at any instant and run again: what is complete is kept. Started twice, on this machine or another
+    with the same PostgreSQL, both share the work. `dipnet doctor --encoder NAME` says how fast it should be, and
+    `dipnet corpus show NAME --quarantine` what was unreadable, and why.
+    """
     from flows.control_plane import call
     from flows.corpus import embed_corpus
 
+    plan = EmbedPlan(corpora=corpora, encoder=encoder, batch_size=batch_size, backend=backend, retry=retry)
     with console.progress():
-        found = call(embed_corpus)(EmbedPlan(corpora=corpora, encoder=encoder, batch_size=batch_size))
+        found = call(embed_corpus)(plan)
     console.show(found, as_json=as_json, title="embedded")

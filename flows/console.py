@@ -37,12 +37,19 @@ class RichProgress:
         self._bars = bars
 
     def start(self, what: str, total: int) -> int:
-        """A new bar."""
-        return self._bars.add_task(what, total=total)
+        """A new bar, or the unfinished one of that name."""
+        for bar in self._bars.tasks:
+            if bar.description == what and not bar.finished:
+                return bar.id
+        return self._bars.add_task(what, total=total, told="")
 
     def advance(self, number: int, by: int) -> None:
         """Move a bar on."""
         self._bars.advance(TaskID(number), by)
+
+    def tell(self, number: int, text: str) -> None:
+        """Words at the end of a bar."""
+        self._bars.update(TaskID(number), told=text)
 
 
 @contextmanager
@@ -56,6 +63,7 @@ def progress() -> Iterator[None]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[told]}[/dim]"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars, showing(RichProgress(bars)):
         yield

@@ -1,10 +1,14 @@
-"""ingest-corpus and embed-corpus: from a prefix to vectors."""
+"""ingest-corpus and embed-corpus: from images, wherever they lie, to vectors."""
+
+import time
 
 from prefect import flow
 
 from models.plans import EmbedPlan, IngestPlan
+from models.settings import load_settings
 from models.values import Embedded, Ingested
 from tasks import embedding, ingesting, publishing
+from tasks.runners import runner_of
 
 GROUPS = 200  # a self-hosted Prefect server is at ease with a few hundred task runs a flow
 
@@ -26,12 +30,17 @@ def embed_corpus(plan: EmbedPlan) -> list[Embedded]:
     Args:
         plan: Which corpora, and with which encoder.
     """
+    runner = runner_of(load_settings())
     outcomes = []
     for corpus in plan.corpora:
-        pending = embedding.pending_shards(corpus, plan.encoder)
+        started = time.monotonic()
+        pending = embedding.pending_shards(corpus, plan.encoder, backend=plan.backend, retry=plan.retry)
         size = max(1, -(-len(pending) // GROUPS))
-        for start in range(0, len(pending), size):
-            embedding.embed_shards(pending[start : start + size], plan.encoder, plan.batch_size)
-        outcomes.append(embedding.count_embedded(corpus, plan.encoder, done=len(pending)))
+        groups = list(runner.embed([pending[at : at + size] for at in range(0, len(pending), size)], plan))
+        left = [shard for group in groups for shard in group.left]
+        if left:  # another run is at work on them
+            groups.append(embedding.embed_shards(left, plan.encoder, plan.batch_size, retry=plan.retry, wait=True))
+        seconds = time.monotonic() - started
+        outcomes.append(embedding.count_embedded(corpus, plan.encoder, groups=groups, seconds=seconds))
     publishing.publish("embedded", outcomes)
     return outcomes

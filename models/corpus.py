@@ -50,7 +50,13 @@ class Sample(SQLModel, table=True):
     id: str = Field(primary_key=True, max_length=64)
     uri: str = Field(description="where the bytes were found")
     shard_id: int | None = Field(default=None, foreign_key="shard.id", index=True)
+    image_id: str = Field(default="", max_length=64, description="of a box: the id of its image; empty: it is one")
     created_at: datetime = created_at()
+
+    @property
+    def image(self) -> str:
+        """The id of the whole image."""
+        return self.image_id or self.id
 
 
 class EncoderSpec(SQLModel, table=True):

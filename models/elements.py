@@ -64,6 +64,11 @@ def place_of(uri: str) -> Place:
     return Place(found["object"], unquote(found["member"]), int(found["offset"]), int(found["length"]), box)
 
 
+def apart(sample_id: str, image_id: str) -> str:
+    """The image's id where the sample is a box of it; empty where the sample is the image."""
+    return "" if image_id == sample_id else image_id
+
+
 def element_id(image_id: str, box: Box | None) -> str:
     """The sample id of an image, or that of a box of it: 64 hexadecimal digits that follow from the bytes and the box."""
     if box is None:

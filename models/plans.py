@@ -60,7 +60,13 @@ class EmbedPlan(Plan):
     encoder: str = Field(
         "", description="MODEL/PRETRAINED of open_clip or a checkpoint's folder; empty: the default of the settings"
     )
-    batch_size: int = Field(256, ge=1, le=65_536, description="Images that the encoder sees at once")
+    batch_size: int = Field(
+        0, ge=0, le=65_536, description="Images that the encoder sees at once; 0: what suits it here"
+    )
+    backend: str = Field(
+        "", description="What encodes: auto, torch-fp32, torch-bf16, onnx-int8, …; empty: as before, or the settings'"
+    )
+    retry: bool = Field(False, description="Look again at images that were unreadable")
 
 
 class SelectionPolicy(Plan):

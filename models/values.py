@@ -29,16 +29,37 @@ class Ingested(Report):
     )
 
 
+class EmbeddedGroup(Report):
+    """What one step embedded, and what its stages took."""
+
+    left: list[int] = Field(default_factory=list, description="shards that another embedder is at work on")
+    shards: int = 0
+    images: int = Field(0, description="elements that were looked at")
+    bytes: int = 0
+    seconds: float = 0.0
+    cores: int = 1
+    workers: int = Field(1, description="processes that decode")
+    device: str = "cpu"
+    read_seconds: float = Field(0.0, description="that decoders waited for bytes, all together")
+    decode_seconds: float = Field(0.0, description="of processor time")
+    encode_seconds: float = Field(0.0, description="of processor time; on a GPU, that it was busy")
+
+
 class Embedded(Report):
     """Outcome of embed-corpus for one corpus."""
 
     corpus: str
     encoder: str
+    backend: str = ""
     images: int
     vectors: int
     shards_done: int
     shards_skipped: int
     quarantined: dict[str, int] = Field(default_factory=dict)
+    images_per_second: float = Field(0.0, description="of this run; 0 where it embedded nothing")
+    megabytes_per_second: float = 0.0
+    share_of_limit: float = Field(0.0, description="how busy the busiest of processors and GPU was")
+    bottleneck: str = Field("", description="the stage that the others wait for: reading, decoding or encoding")
 
 
 class Indexed(Report):

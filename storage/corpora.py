@@ -89,9 +89,36 @@ def shards_without(db: Session, *, corpus: Corpus, encoder: EncoderSpec) -> int:
     return db.exec(query).one()
 
 
-def embedded_shard_ids(db: Session, *, set_id: int) -> set[int]:
+def embedded_rows(db: Session, *, set_id: int) -> Sequence[EmbeddedShard]:
     """Shards that are complete in an embedding set."""
-    return set(db.exec(select(EmbeddedShard.shard_id).where(EmbeddedShard.embedding_set_id == set_id)).all())
+    return db.exec(select(EmbeddedShard).where(EmbeddedShard.embedding_set_id == set_id)).all()
+
+
+def embedded_shard(db: Session, *, set_id: int, shard_id: int) -> EmbeddedShard | None:
+    """One shard's row in an embedding set, when it is complete."""
+    query = select(EmbeddedShard).where(EmbeddedShard.embedding_set_id == set_id, EmbeddedShard.shard_id == shard_id)
+    return db.exec(query).first()
+
+
+def backend_of(db: Session, *, encoder_id: int, shard_ids: Sequence[int]) -> str:
+    """What these shards' vectors are to be made with, by the set of the first; '' where that was not chosen."""
+    if not shard_ids:
+        return ""
+    query = select(EmbeddingSet.backend).join(Shard, col(Shard.corpus_id) == EmbeddingSet.corpus_id)
+    return db.exec(query.where(EmbeddingSet.encoder_id == encoder_id, Shard.id == shard_ids[0])).first() or ""
+
+
+def named(db: Session, *, shard_ids: Sequence[int]) -> tuple[list[str], int]:
+    """The corpora that shards belong to, by name, and how many rows the shards have."""
+    names: set[str] = set()
+    total = 0
+    for start in range(0, len(shard_ids), 500):  # SQLite binds a bounded number of parameters
+        query = select(Corpus.name, func.sum(Shard.images)).join(Shard, col(Shard.corpus_id) == Corpus.id)
+        query = query.where(col(Shard.id).in_(shard_ids[start : start + 500])).group_by(Corpus.name)
+        for name, images in db.exec(query).all():
+            names.add(name)
+            total += int(images)
+    return sorted(names), total
 
 
 def embeddings_of(db: Session, *, corpus_id: int) -> Sequence[tuple[str, int, int]]:

@@ -46,8 +46,7 @@ def _of_a_file(engine: Engine, name: str, wait_s: float) -> Iterator[None]:
 
 @contextmanager
 def _of_the_server(engine: Engine, name: str, wait_s: float) -> Iterator[None]:
-    digest = hashlib.sha256(f"dipnet:{name}".encode()).digest()
-    key = {"key": int.from_bytes(digest[:8], signed=True)}
+    key = {"key": advisory_key(name)}
     # Without a transaction, which a server may end when it idles.
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
 
@@ -59,6 +58,11 @@ def _of_the_server(engine: Engine, name: str, wait_s: float) -> Iterator[None]:
             yield
         finally:
             connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
+
+
+def advisory_key(name: str) -> int:
+    """The number that PostgreSQL knows a lock by: 64 bits, signed."""
+    return int.from_bytes(hashlib.sha256(f"dipnet:{name}".encode()).digest()[:8], signed=True)
 
 
 def _wait(taken: Callable[[], bool], name: str, wait_s: float) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 
 from pydantic import SecretStr
 
+from models.elements import place_of
 from models.errors import BadInput, DipnetError
 from models.settings import Settings
 
@@ -152,6 +153,13 @@ class LocalFiles:
     def _link(self, uri: str) -> str:
         if _is_web(uri):
             return uri
+        place = place_of(uri)
+        if place.member or place.box:
+            raise BadInput(
+                f"annotators could not see '{uri}': Label Studio serves whole files, and this is "
+                f"{'a part of one' if place.box else 'a member of a tar'}; run `dipnet receiver`, which shows it, and set "
+                "DIPNET_RECEIVER_URL and DIPNET_RECEIVER_SECRET"
+            )
         path = normal(Path(uri))
         # Label Studio serves folders below its root, but not the root itself.
         if uri.startswith("s3://") or not self.root or path.parent == self.root or not path.is_relative_to(self.root):
@@ -169,4 +177,5 @@ def normal(path: Path) -> Path:
 
 
 def _is_web(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
+    """Whether it lies on the web as it is to be seen; a browser would show the whole image of a box."""
+    return uri.startswith(("http://", "https://")) and not place_of(uri).box

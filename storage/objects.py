@@ -6,12 +6,13 @@ import contextlib
 import hashlib
 import os
 import secrets
+import stat
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from models.errors import BadInput, CorruptData, NotFound, Unavailable
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 PARTIAL = ".partial-"
 PIECE_BYTES = 8_000_000
+GONE = (FileNotFoundError, NotADirectoryError, PermissionError)  # deleted since it was listed, or not ours to look into
 CLIENTS = threading.Lock()  # threads that make clients of boto3's one session at once break each other
 
 
@@ -32,6 +34,15 @@ class Listed:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some bytes of an object, and what the same answer told of the whole."""
+
+    data: bytes
+    size: int
+    etag: str
+
+
 class ObjectStore(Protocol):
     """Objects under one prefix. Keys are relative, with forward slashes."""
 
@@ -42,6 +53,10 @@ class ObjectStore(Protocol):
 
     def read(self, key: str, *, most: int | None = None) -> bytes:
         """The object's bytes. Raises NotFound, Unavailable, or, before reading, BadInput for more bytes than `most`."""
+        ...
+
+    def read_part(self, key: str, start: int, stop: int) -> Part:
+        """Bytes from `start` to `stop`, less where the object ends before. Raises NotFound, Unavailable."""
         ...
 
     def write(self, key: str, data: bytes) -> str:
@@ -91,16 +106,27 @@ def put_in_place(path: Path, pieces: Iterable[bytes]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _require_at_most(uri: str, size: int, most: int | None) -> None:
+def file_etag(about: os.stat_result) -> str:
+    """Of a file: its size and when it was modified, in ns."""
+    return f"{about.st_size:x}-{about.st_mtime_ns:x}"
+
+
+def require_at_most(uri: str, size: int, most: int | None) -> None:
+    """Raises BadInput for more bytes than may be read."""
     if most is not None and size > most:
         raise BadInput(f"'{uri}' has {size:,} bytes, and {most:,} are read at most; make it smaller")
+
+
+def _leads_inside(link: os.DirEntry[str], folder: Path) -> bool:
+    target = Path(os.path.realpath(link.path))
+    return target.is_relative_to(folder) and target.is_file()
 
 
 class DirectoryStore:
     """Objects as files of a directory."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder.absolute()
+        self._folder = Path(os.path.normpath(folder.absolute()))  # no key may lead through '..'
 
     @property
     def prefix(self) -> str:
@@ -115,14 +141,34 @@ class DirectoryStore:
 
     def read(self, key: str, *, most: int | None = None) -> bytes:
         """The file's bytes."""
+        with self._speaking_plainly(key), self._opened(key) as handle:
+            require_at_most(self.uri(key), os.fstat(handle.fileno()).st_size, most)
+            return handle.read()
+
+    @contextlib.contextmanager
+    def _opened(self, key: str) -> Iterator[BinaryIO]:
+        """The regular file of that key; a pipe, which would have us wait for ever, is none."""
+        with open(os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:  # noqa: PTH123
+            if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+                raise FileNotFoundError
+            yield handle
+
+    @contextlib.contextmanager
+    def _speaking_plainly(self, key: str) -> Iterator[None]:
+        """Turn the system's errors into ours."""
         try:
-            with self._path(key).open("rb") as handle:
-                _require_at_most(self.uri(key), os.fstat(handle.fileno()).st_size, most)
-                return handle.read()
-        except (FileNotFoundError, NotADirectoryError):
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise NotFound(f"'{self.uri(key)}' does not exist; was it moved or deleted?") from None
         except OSError as error:
             raise Unavailable(f"'{self.uri(key)}' cannot be read: {error.strerror}") from None
+
+    def read_part(self, key: str, start: int, stop: int) -> Part:
+        """Some bytes of the file."""
+        with self._speaking_plainly(key), self._opened(key) as handle:
+            about = os.fstat(handle.fileno())
+            there = max(0, min(stop, about.st_size) - start)  # memory is taken for these before a byte is read
+            return Part(os.pread(handle.fileno(), there, start), about.st_size, file_etag(about))
 
     def write(self, key: str, data: bytes) -> str:
         """Write beside the target, flush to disk, then rename: a kill leaves the old file or the new one."""
@@ -139,22 +185,34 @@ class DirectoryStore:
         return self._path(key).is_file()
 
     def list(self, under: str = "") -> Iterator[Listed]:
-        """Files below, links followed only to files inside; an etag is size and modification time in ns."""
+        """Regular files below, links followed only to files inside; an etag is size and modification time in ns."""
         start = self._path(under) if under else self._folder
         if not self._folder.is_dir():
             raise NotFound(f"folder '{self._folder}' does not exist; give the folder that holds the images")
-        found: list[Listed] = []
-        for folder, folders, names in os.walk(start):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            for name in names:
-                path = Path(folder, name)
-                if name.startswith(".") or not path.resolve().is_relative_to(self._folder.resolve()):
-                    continue
-                with contextlib.suppress(FileNotFoundError):  # deleted since it was listed, or a dangling link
-                    stat = path.stat()
-                    key = path.relative_to(self._folder).as_posix()
-                    found.append(Listed(key, f"{stat.st_size:x}-{stat.st_mtime_ns:x}", stat.st_size))
-        yield from sorted(found, key=lambda item: item.key)
+        try:
+            yield from sorted(self._below(str(start)), key=lambda item: item.key)
+        except OSError as error:
+            raise Unavailable(
+                f"'{start}' cannot be listed: {error.strerror}; mend the disk or its connection"
+            ) from None
+
+    def _below(self, start: str) -> Iterator[Listed]:
+        skip, inside, folders = len(str(self._folder).rstrip("/")) + 1, Path(os.path.realpath(self._folder)), [start]
+        while folders:
+            with (
+                contextlib.suppress(*GONE),
+                os.scandir(folders.pop()) as found,
+            ):
+                for entry in found:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif not entry.is_symlink() or _leads_inside(entry, inside):
+                        with contextlib.suppress(*GONE):
+                            about = entry.stat()
+                            if stat.S_ISREG(about.st_mode):
+                                yield Listed(entry.path[skip:], file_etag(about), about.st_size)
 
     def remove(self, key: str) -> None:
         """Delete the file."""
@@ -229,8 +287,26 @@ class S3Store:
         with self._speaking_plainly(key):
             found = self._client.get_object(Bucket=self._bucket, Key=self._full(key))
             with contextlib.closing(found["Body"]) as body:
-                _require_at_most(self.uri(key), found["ContentLength"], most)
+                require_at_most(self.uri(key), found["ContentLength"], most)
                 return body.read()
+
+    def read_part(self, key: str, start: int, stop: int) -> Part:
+        """Some bytes of the object; none where it ends before `start`."""
+        from botocore.exceptions import ClientError
+
+        with self._speaking_plainly(key):
+            try:
+                found = self._client.get_object(
+                    Bucket=self._bucket, Key=self._full(key), Range=f"bytes={start}-{stop - 1}"
+                )
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in ("InvalidRange", "416"):
+                    raise
+                about = self._client.head_object(Bucket=self._bucket, Key=self._full(key))
+                return Part(b"", about["ContentLength"], about["ETag"].strip('"'))
+            size = int(found.get("ContentRange", f"/{found['ContentLength']}").rpartition("/")[2])
+            with contextlib.closing(found["Body"]) as body:
+                return Part(body.read(), size, found["ETag"].strip('"'))
 
     def write(self, key: str, data: bytes) -> str:
         """A single PUT is atomic in S3: readers see the old object or the new one."""

@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 from sqlmodel import Session
 
-from models.errors import BadSettings
+from models.elements import place_of
+from models.errors import BadSettings, CorruptData
 from models.settings import Settings, load_settings
 from storage import locks
 from storage.cache import Cache
 from storage.database import open_engine, transaction
 from storage.labelers import Labeler, OracleLabeler
 from storage.media import Signer, media_of, webhook_path
-from storage.objects import ObjectStore, open_store
+from storage.objects import ObjectStore, open_store, require_at_most
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,38 @@ class Stores:
     settings: Settings
     db: Session
     objects: ObjectStore
+    _buckets: dict[str, ObjectStore] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def images(self, prefix: str) -> ObjectStore:
         """The store that a corpus's images lie in."""
         return open_store(prefix, endpoint=self.settings.s3_endpoint, region=self.settings.s3_region)
 
     def read_uri(self, uri: str, *, most: int | None = None) -> bytes:
-        """The bytes of one image, wherever it lies. Raises BadInput, before reading, when there are more than `most`."""
-        folder, _, name = uri.rpartition("/")
-        return self.images(folder or ".").read(name, most=most)
+        """The bytes of one image, wherever it lies: an object, or a member of a tar; of a box, those of its whole image.
+
+        Raises BadInput, before reading, when there are more than `most`.
+        """
+        place = place_of(uri)
+        store, key = self._holding(place.object_uri)
+        if not place.member:
+            return store.read(key, most=most)
+        require_at_most(uri, place.length, most)
+        found = store.read_part(key, place.offset, place.offset + place.length) if place.length else None
+        data = found.data if found else b""
+        if len(data) != place.length:
+            raise CorruptData(
+                f"'{place.object_uri}' ends before its member '{place.member}' does; it has changed since it was listed: "
+                "put back what it was"
+            )
+        return data
+
+    def _holding(self, object_uri: str) -> tuple[ObjectStore, str]:
+        """A store that holds an object, and its key there. A bucket has one, since each store makes a client of its own."""
+        if not object_uri.startswith("s3://"):
+            folder, slash, name = object_uri.rpartition("/")
+            return self.images(folder + slash or "."), name
+        bucket, _, key = object_uri.removeprefix("s3://").partition("/")
+        return self._buckets.setdefault(bucket, self._buckets.get(bucket) or self.images(f"s3://{bucket}")), key
 
     @cached_property
     def cache(self) -> Cache:

@@ -34,6 +34,7 @@ class Barred(NamedTuple):
     """What must not be chosen: known samples by reason, and vectors that nothing may come close to."""
 
     reasons: dict[str, str]  # sample id → reason
+    images: frozenset[str]  # whole images with evaluation data: no box of them may be chosen either
     evaluation: NDArray[np.float32]  # (m, dim)
     exemplars: NDArray[np.float32]  # (e, dim) positive and negative
     spoken_for: NDArray[np.float32]  # (k, dim) labelled, or sent by some campaign
@@ -97,14 +98,14 @@ def bar(stores: Stores, campaign: Campaign, run: CampaignRun, exemplars: scoring
     labelled = labels.labelled_samples(stores.db)
     own = campaigns.decided_samples(stores.db, campaign_id=run.campaign_id, but_run=run.id or 0)
     others = campaigns.claimed_elsewhere(stores.db, campaign_id=run.campaign_id) if across else set()
-    evaluation, apart = _evaluation(stores, encoder)
+    evaluation, images, apart = _evaluation(stores, encoder)
     reasons = dict.fromkeys(others, "sent by another campaign")
     reasons |= dict.fromkeys(own, "decided in this campaign")
     reasons |= dict.fromkeys(labelled, "labelled already")
     reasons |= dict.fromkeys(shown, "an exemplar of the issue")
     reasons |= dict.fromkeys(evaluation, "evaluation data")
     _, spoken_for = features.of_known(stores, sorted((labelled | own | others) - evaluation), encoder)
-    return Barred(reasons, apart, np.vstack([exemplars.positive, exemplars.negative]), spoken_for)
+    return Barred(reasons, images, apart, np.vstack([exemplars.positive, exemplars.negative]), spoken_for)
 
 
 def choose(case: Case, *, budget: int) -> Selected:
@@ -225,6 +226,8 @@ def _look_at(case: Case, rows: NDArray[np.int64]) -> Ranked:
     for place, sample_id in enumerate(taken.sample_ids):
         if reasons[place]:
             pass
+        elif taken.image_ids[place] in barred.images:
+            reasons[place] = "of an image in evaluation data"
         elif leaks[place]:
             reasons[place] = "near-duplicate of evaluation data"
         elif sample_id in seen:
@@ -294,12 +297,7 @@ def _in_order(
     parts: Sequence[Ranked], arms: list[Arm], stands_for: NDArray[np.int64], excluded: dict[str, int]
 ) -> Selected:
     """The arms as one batch, best score first."""
-    taken = vectors.Taken(
-        np.concatenate([part.taken.vectors for part in parts]),
-        [name for part in parts for name in part.taken.sample_ids],
-        [uri for part in parts for uri in part.taken.uris],
-        [shard for part in parts for shard in part.taken.shard_ids],
-    )
+    taken = vectors.Taken.joined([part.taken for part in parts])
     scores = np.concatenate([part.scored.scores for part in parts])
     order = np.lexsort((np.arange(len(scores)), -scores))
     return Selected(
@@ -313,8 +311,11 @@ def _in_order(
     )
 
 
-def _evaluation(stores: Stores, encoder: EncoderSpec) -> tuple[set[str], NDArray[np.float32]]:
-    """Labelled samples of development and holdout corpora, and their vectors (m, dim); zeros for what is unreadable now."""
+def _evaluation(stores: Stores, encoder: EncoderSpec) -> tuple[set[str], frozenset[str], NDArray[np.float32]]:
+    """Labelled samples of development and holdout corpora, the images they are of, and their vectors (m, dim).
+
+    The vectors are zeros for what is unreadable now.
+    """
     held = [c for split in (Split.DEVELOPMENT, Split.HOLDOUT) for c in corpora.list_corpora(stores.db, split=split)]
     for corpus in held:
         if corpora.shards_without(stores.db, corpus=corpus, encoder=encoder):
@@ -323,9 +324,10 @@ def _evaluation(stores: Stores, encoder: EncoderSpec) -> tuple[set[str], NDArray
                 "candidate that nearly duplicates it could not be told; embed it with: "
                 f"dipnet embed {corpus.name} --encoder {encoder.name}"
             )
-    ids = {sample.id for _, sample in labels.labels_of_corpora(stores.db, corpora=held)}
+    samples = [sample for _, sample in labels.labels_of_corpora(stores.db, corpora=held)]
+    ids, images = {sample.id for sample in samples}, frozenset(sample.image for sample in samples)
     if not ids:
-        return ids, np.empty((0, encoder.dim), np.float32)
+        return ids, images, np.empty((0, encoder.dim), np.float32)
     rows = corpora.embedded_shards(stores.db, corpora=held, encoder=encoder)
     found, _ = vectors.gather(features.open_shards(stores, rows, encoder), sorted(ids), dim=encoder.dim)
-    return ids, found
+    return ids, images, found

@@ -1,76 +1,79 @@
-"""From images to vectors: each image's bytes are read once, hashed, measured, decoded and encoded."""
+"""From images to vectors: which shards lack them, and the steps that make them. Each image's bytes are read once."""
 
 from __future__ import annotations
 
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-import pyarrow as pa
-import torch
-from numpy.typing import NDArray
-
-from models.base import utc_now
-from models.corpus import Corpus, EmbeddedShard, EmbeddingSet, EncoderSpec, Sample, Shard
-from models.errors import BadInput, NotFound
-from models.labeling import Label
-from models.states import RequestState
-from models.values import Embedded
-from storage import corpora, labels, tables, vectors
-from storage.objects import ObjectStore
+from models.corpus import EncoderSpec
+from models.errors import BadInput
+from models.settings import Settings, load_settings
+from models.values import Embedded, EmbeddedGroup
+from storage import corpora
+from storage.claims import Claims, claims_of
 from storage.stores import Stores, open_stores
-from tasks.compute import images
-from tasks.compute.encoder import Encoder
-from tasks.encoders import load_encoder
-from tasks.ingesting import read_manifest
-from tasks.steps import step, track
+from tasks import pipeline, shards, stages, steps
+from tasks.compute.encoder import Encoder, resolve_device
+from tasks.decoding import Chunk, Decoders, local_decoders
+from tasks.encoders import choose_backend, load_encoder
+from tasks.pipeline import Batches, Job, Meter
+from tasks.steps import step
 
-
-class Read(NamedTuple):
-    """What one read of an image's bytes found. `prepared` is None for an image in quarantine."""
-
-    uri: str
-    sample_id: str
-    width: int
-    height: int
-    reason: str
-    prepared: torch.Tensor | None
-
-
-class ShardVectors(NamedTuple):
-    """A shard's outcome: a read a manifest row, and a unit vector a readable one, in the same order."""
-
-    reads: list[Read]  # without the pixels
-    vectors: NDArray[np.float16]  # (readable, dim)
+ASK_EVERY_S = 1.0  # whether another embedder is done
+TELL_EVERY_S = 1.0
+FALLBACK = "torch-fp32"
 
 
 @step()
-def pending_shards(corpus_name: str, encoder_name: str) -> list[int]:
-    """Shards of a corpus that lack vectors; the encoder is registered on the way."""
+def pending_shards(corpus_name: str, encoder_name: str, *, backend: str = "", retry: bool = False) -> list[int]:
+    """Shards of a corpus that lack vectors, or, to retry, hold unreadable images.
+
+    The encoder is registered on the way, and what it runs on is chosen: a set stays with what made it, unless told
+    otherwise. Raises BadInput for an encoder or a backend that cannot be had.
+    """
     with open_stores() as stores:
+        settings = stores.settings
         corpus = corpora.get_corpus(stores.db, name=corpus_name)
-        shards = corpora.shards_of(stores.db, corpus_id=corpus.id or 0)
-        encoder = _register(stores, load_encoder(encoder_name or stores.settings.encoder, stores.settings.device))
-
+        encoder = register(stores, load_encoder(encoder_name or settings.encoder, settings.device))
         held = corpora.embedding_set(stores.db, corpus_id=corpus.id or 0, encoder_id=encoder.id or 0)
-        done = corpora.embedded_shard_ids(stores.db, set_id=held.id or 0)
-    return [shard.id or 0 for shard in shards if shard.id not in done]
+        done = {row.shard_id: row for row in corpora.embedded_rows(stores.db, set_id=held.id or 0)}
+        pending = [
+            shard
+            for shard in corpora.shards_of(stores.db, corpus_id=corpus.id or 0)
+            if shard.id not in done or (retry and done[shard.id].quarantined)
+        ]
+        if pending and (backend or not held.backend):
+            asked = settings.model_copy(update={"backend": backend}) if backend else settings
+            held.backend = choose_backend(encoder.name, asked, images=sum(shard.images for shard in pending))
+            stores.db.add(held)
+    return [shard.id or 0 for shard in pending]
 
 
 @step()
-def embed_shards(shard_ids: Sequence[int], encoder_name: str, batch_size: int) -> int:
-    """Embed a group of shards; each is complete, with its labels, or absent. Returns how many were done."""
-    for shard_id in shard_ids:
-        _embed_shard(shard_id, encoder_name, batch_size)
-    return len(shard_ids)
+def embed_shards(
+    shard_ids: Sequence[int], encoder_name: str, batch_size: int = 0, *, retry: bool = False, wait: bool = False
+) -> EmbeddedGroup:
+    """Embed a group of shards; each is complete, with its labels, or absent.
+
+    Shards that another embedder is at work on are left to it and named in the outcome; with `wait` they are waited for,
+    and taken over should it end before they are done.
+    """
+    settings = load_settings()
+    with claims_of(settings) as claims:
+        embedder = Embedder(settings, encoder_name, claims, local_decoders(settings), retry=retry)
+        left = embedder.embed(shard_ids, batch_size)
+        while left and wait:
+            time.sleep(ASK_EVERY_S)
+            left = embedder.embed(left, batch_size)
+    return embedder.outcome()
 
 
 @step()
-def count_embedded(corpus_name: str, encoder_name: str, *, done: int) -> Embedded:
-    """What a corpus now holds under an encoder, quarantine included."""
+def count_embedded(
+    corpus_name: str, encoder_name: str, *, groups: Sequence[EmbeddedGroup] = (), seconds: float = 0.0
+) -> Embedded:
+    """What a corpus now holds under an encoder, quarantine included, and how the run went that took so many seconds."""
     with open_stores() as stores:
         corpus = corpora.get_corpus(stores.db, name=corpus_name)
         encoder = corpora.get_encoder(stores.db, name=encoder_name or stores.settings.encoder)
@@ -79,27 +82,105 @@ def count_embedded(corpus_name: str, encoder_name: str, *, done: int) -> Embedde
     for row in rows:
         quarantined.update(row.quarantined)
     readable = sum(row.readable for row in rows)
+    run = stages.together(groups, seconds=seconds)
     return Embedded(
         corpus=corpus_name,
         encoder=encoder.name,
+        backend=", ".join(sorted({row.backend for row in rows if row.backend})),
         images=readable + quarantined.total(),
         vectors=readable,
-        shards_done=done,
-        shards_skipped=len(rows) - done,
+        shards_done=run.shards,
+        shards_skipped=len(rows) - run.shards,
         quarantined=dict(quarantined),
+        images_per_second=round(run.images / run.seconds, 1) if run.seconds else 0.0,
+        megabytes_per_second=round(run.bytes / run.seconds / 1e6, 2) if run.seconds else 0.0,
+        share_of_limit=round(stages.share_of_limit(run), 3),
+        bottleneck=stages.bottleneck(run),
     )
 
 
-def encode_bytes(encoder: Encoder, data: bytes, *, source: str, max_pixels: int) -> tuple[str, NDArray[np.float32]]:
-    """Sample id and unit vector (dim,) of one image. Raises BadInput for an image that cannot be decoded."""
-    try:
-        decoded = images.decode(data, max_pixels=max_pixels)
-    except images.Unreadable as problem:
-        raise BadInput(f"'{source}' is no image that dipnet can read ({problem.reason}); give another") from None
-    return images.fingerprint(data), encoder.encode_images([encoder.prepare(decoded.image)])[0]
+class Embedder:
+    """One encoder and its decoders at work on shards of a corpus, which it claims one after the other."""
+
+    def __init__(
+        self, settings: Settings, encoder_name: str, claims: Claims, decoders: Decoders, *, retry: bool = False
+    ) -> None:
+        self._settings, self._claims, self._decoders, self._retry = settings, claims, decoders, retry
+        self._name = encoder_name or settings.encoder
+        self._opened: dict[int, shards.Opened] = {}
+        self._left: list[int] = []
+        self._done, self._told = 0, 0.0
+        self._meter = Meter(decoders.workers)
+        self._device = resolve_device(settings.device)
+
+    def embed(self, shard_ids: Sequence[int], batch_size: int) -> list[int]:
+        """Embed what nobody else is at work on; return the others."""
+        self._left = []
+        plain = load_encoder(self._name, self._settings.device)
+        with open_stores(self._settings) as stores:
+            spec = register(stores, plain)
+            backend = corpora.backend_of(stores.db, encoder_id=spec.id or 0, shard_ids=shard_ids)
+        encoder = _on(backend, self._name, self._settings.device)
+        bar = self._bar(shard_ids)
+        batches = Batches(encoder, batch_size or encoder.batch, self._meter)
+        try:
+            pipeline.run(
+                self._jobs(shard_ids, spec), self._decoders, batches, frame=encoder.frame,
+                sink=lambda job: self._finish(job, encoder.backend), watch=lambda chunk: self._watch(chunk, bar),
+            )  # fmt: skip
+        finally:
+            batches.close()
+        return self._left
+
+    def outcome(self) -> EmbeddedGroup:
+        """What was done until now."""
+        meter = self._meter
+        on_gpu = self._device != "cpu"
+        return EmbeddedGroup(
+            left=self._left, shards=self._done, images=meter.images, bytes=meter.bytes, seconds=meter.seconds,
+            cores=meter.cores, workers=meter.workers, device=self._device, read_seconds=meter.read_seconds,
+            decode_seconds=meter.decode_seconds,
+            encode_seconds=meter.encode_seconds if on_gpu else meter.processor_seconds(),
+        )  # fmt: skip
+
+    def _jobs(self, shard_ids: Sequence[int], spec: EncoderSpec) -> Iterator[Job]:
+        for shard_id in shard_ids:
+            name = self._claim_of(shard_id, spec)
+            if not self._claims.take(name):
+                self._left.append(shard_id)
+                continue
+            opened = shards.open_shard(shard_id, spec, retry=self._retry)
+            if opened is None:
+                self._claims.release(name)
+                continue
+            self._opened[shard_id] = opened
+            yield opened.job(shard_id)
+
+    def _finish(self, job: Job, backend: str) -> None:
+        """In the writer's thread."""
+        opened = self._opened.pop(job.tag)
+        shards.put_away(opened, job, backend=backend)
+        self._claims.release(self._claim_of(job.tag, opened.encoder))
+        self._done += 1
+
+    def _bar(self, shard_ids: Sequence[int]) -> steps.Counter:
+        with open_stores(self._settings) as stores:
+            names, total = corpora.named(stores.db, shard_ids=shard_ids)
+        return steps.counting(total, f"embedding {', '.join(names)}")
+
+    def _watch(self, chunk: Chunk, bar: steps.Counter) -> None:
+        self._meter.add(chunk)
+        bar(len(chunk.seen))
+        if time.monotonic() - self._told > TELL_EVERY_S:
+            self._told = time.monotonic()
+            bar.tell(stages.told(self.outcome()))
+
+    @staticmethod
+    def _claim_of(shard_id: int, spec: EncoderSpec) -> str:
+        return f"embed-{spec.id}-{shard_id}"
 
 
-def _register(stores: Stores, encoder: Encoder) -> EncoderSpec:
+def register(stores: Stores, encoder: Encoder) -> EncoderSpec:
     """The encoder's row, made when it is new."""
     spec = encoder.spec
     found = corpora.find_encoder(stores.db, key=spec.key)
@@ -116,137 +197,9 @@ def _register(stores: Stores, encoder: Encoder) -> EncoderSpec:
     return found
 
 
-def _embed_shard(shard_id: int, encoder_name: str, batch_size: int) -> None:
-    """Read, encode and store one shard in one transaction; a shard that is there already is left alone."""
-    with open_stores() as stores:
-        shard = stores.db.get_one(Shard, shard_id)
-        corpus = stores.db.get_one(Corpus, shard.corpus_id)
-        network = load_encoder(encoder_name or stores.settings.encoder, stores.settings.device)
-        encoder = _register(stores, network)
-        held = corpora.embedding_set(stores.db, corpus_id=corpus.id or 0, encoder_id=encoder.id or 0)
-        manifest = read_manifest(stores, shard)
-        stores.db.commit()  # hold no lock while images are read
-
-        source, keys = stores.images(corpus.prefix), manifest.column("key").to_pylist()
-        found = _read_and_encode(source, keys, network, batch_size=batch_size, max_pixels=stores.settings.max_pixels)
-
-        if shard.id not in corpora.embedded_shard_ids(stores.db, set_id=held.id or 0):
-            stores.db.add(_store(stores, shard, encoder, held, found))
-            _import_labels(stores, corpus, shard, manifest, found.reads)
-
-
-def _read_and_encode(
-    source: ObjectStore, keys: Sequence[str], encoder: Encoder, *, batch_size: int, max_pixels: int
-) -> ShardVectors:
-    """Threads read and decode ahead of the encoder, at most two batches ahead, so that memory stays bounded."""
-    reads: list[Read] = []
-    parts: list[NDArray[np.float16]] = [np.empty((0, encoder.spec.dim), np.float16)]
-    batch: list[torch.Tensor] = []
-
-    def encode() -> None:
-        parts.append(encoder.encode_images(batch).astype(np.float16))
-        batch.clear()
-
-    with ThreadPoolExecutor(max_workers=min(32, 2 * len(os.sched_getaffinity(0)))) as pool:
-        jobs = _ahead(pool, lambda key: _read(source, key, encoder, max_pixels=max_pixels), keys, 2 * batch_size)
-        for read in _with_progress(jobs, keys):
-            reads.append(read._replace(prepared=None))
-            if read.prepared is not None:
-                batch.append(read.prepared)
-            if len(batch) == batch_size:
-                encode()
-    if batch:
-        encode()
-    return ShardVectors(reads, np.concatenate(parts))
-
-
-def _with_progress(jobs: Iterator[Read], keys: Sequence[str]) -> Iterator[Read]:
-    """The reads, with progress."""
-    for _, read in zip(track(keys, "embedding"), jobs, strict=False):
-        yield read
-
-
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[str], Read], keys: Sequence[str], window: int) -> Iterator[Read]:
-    """Results in the order of the keys, with at most `window` under way."""
-    waiting: deque[Future[Read]] = deque()
-    for key in keys:
-        waiting.append(pool.submit(work, key))
-        if len(waiting) >= window:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _read(source: ObjectStore, key: str, encoder: Encoder, *, max_pixels: int) -> Read:
-    """One image: bytes once, then hash, size and pixels. What cannot be read is a value, not an error."""
-    uri = source.uri(key)
+def _on(backend: str, name: str, device: str) -> Encoder:
+    """The encoder on what its set is made with, or, where that does not run here, on what every machine has."""
     try:
-        data = source.read(key)
-    except NotFound:
-        return Read(uri, "", 0, 0, images.Reason.MISSING, None)
-    sample_id = images.fingerprint(data)
-    try:
-        decoded = images.decode(data, max_pixels=max_pixels)
-    except images.Unreadable as problem:
-        return Read(uri, sample_id, 0, 0, problem.reason, None)
-    return Read(uri, sample_id, decoded.width, decoded.height, "", encoder.prepare(decoded.image))
-
-
-def _store(
-    stores: Stores, shard: Shard, encoder: EncoderSpec, held: EmbeddingSet, found: ShardVectors
-) -> EmbeddedShard:
-    """Write the shard's three files, whole; the row that says they are complete is the caller's to add."""
-    corpus = stores.db.get_one(Corpus, shard.corpus_id)
-    read_key, vectors_key, ids_key = vectors.keys(corpus.name, encoder.key, shard)
-    readable = [row for row, read in enumerate(found.reads) if not read.reason]
-    ids = vectors.ids_table(
-        [found.reads[row].sample_id for row in readable], readable, [found.reads[row].uri for row in readable]
-    )
-    stores.objects.write(read_key, tables.to_bytes(_reads_table(found.reads)))
-    return EmbeddedShard(
-        embedding_set_id=held.id or 0,
-        shard_id=shard.id or 0,
-        read_key=read_key,
-        vectors_key=vectors_key,
-        ids_key=ids_key,
-        vectors_sha256=stores.objects.write(vectors_key, vectors.npy_bytes(found.vectors)),
-        ids_sha256=stores.objects.write(ids_key, tables.to_bytes(ids)),
-        readable=len(readable),
-        quarantined=dict(Counter(read.reason for read in found.reads if read.reason)),
-    )
-
-
-def _reads_table(reads: Sequence[Read]) -> pa.Table:
-    return pa.table(
-        {
-            "sample_id": pa.array([read.sample_id for read in reads], pa.string()),
-            "width": pa.array([read.width for read in reads], pa.int32()),
-            "height": pa.array([read.height for read in reads], pa.int32()),
-            "reason": pa.array([read.reason for read in reads], pa.string()),
-        }
-    )
-
-
-def _import_labels(stores: Stores, corpus: Corpus, shard: Shard, manifest: pa.Table, reads: Sequence[Read]) -> None:
-    """Labels that came with the images become rows, now that the images have ids. An empty cell is no label."""
-    if not corpus.label_column:
-        return
-    names = tables.column(manifest, corpus.label_column, source=f"corpus '{corpus.name}'")
-    labelled = [(name, read) for name, read in zip(names, reads, strict=True) if name and not read.reason]
-    corpora.ensure_samples(
-        stores.db, samples=[Sample(id=read.sample_id, uri=read.uri, shard_id=shard.id) for _, read in labelled]
-    )
-    labels.import_labels(
-        stores.db,
-        labels=[
-            Label(
-                sample_id=read.sample_id,
-                state=RequestState.LABELLED,
-                class_name=name,
-                source=labels.import_source(corpus),
-                external_id=read.sample_id,
-                answered_at=utc_now(),
-            )
-            for name, read in labelled
-        ],
-    )
+        return load_encoder(name, device, backend or FALLBACK)
+    except BadInput:
+        return load_encoder(name, device, FALLBACK)

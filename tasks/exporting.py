@@ -14,14 +14,16 @@ from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
+from models.elements import place_of
 from models.errors import BadInput, DipnetError, Unavailable
 from models.learning import DatasetVersion
 from models.outcomes import Exported
 from models.states import Split
 from storage import runs, tables
 from storage.stores import Stores, open_stores
-from tasks import datasets
-from tasks.compute.images import fingerprint
+from tasks import datasets, elements
+from tasks.compute import browsers
+from tasks.compute.images import Unreadable
 from tasks.steps import step, track
 
 DESCRIPTION = "dataset.json"
@@ -50,8 +52,9 @@ def export_dataset(
     """Write a dataset version as a folder, whole or not at all: dataset.json, samples.FORMAT and, where wanted, images.
 
     The same version gives the same bytes, and a folder that has them already is left alone. Images are copied and checked
-    against their hashes, or linked to where they lie on this machine. `hide_labels` blanks the classes of holdout rows, for
-    whoever must not train on them. Raises BadInput for a folder that holds something else, or images that are gone.
+    against their hashes, or linked to where they lie on this machine; what is a box is cut out of its image. `hide_labels`
+    blanks the classes of holdout rows, for whoever must not train on them. Raises BadInput for a folder that holds
+    something else, or images that are gone.
     """
     wanted = _Wanted(format, images, hide_labels)
     with open_stores() as stores:
@@ -83,8 +86,9 @@ def _listing(listing: pa.Table, wanted: _Wanted) -> pa.Table:
 
 
 def _file(sample_id: str, uri: str) -> str:
-    """Where an image goes. Its class is no part of it: labels are corrected, and some are hidden."""
-    suffix = PurePosixPath(uri).suffix
+    """Where an image goes. Its class is no part of it: labels are corrected, and some are hidden. A box is a PNG."""
+    place = place_of(uri)
+    suffix = ".png" if place.box else PurePosixPath(place.member or place.object_uri).suffix
     return f"images/{sample_id[:2]}/{sample_id}{suffix.lower() if SUFFIX.fullmatch(suffix) else ''}"
 
 
@@ -166,21 +170,31 @@ def _put_images(stores: Stores, folder: Path, listing: pa.Table, how: Images) ->
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         if how == "link":
-            if uri.startswith("s3://"):
-                raise BadInput(f"'{uri}' is not on this machine and cannot be linked; export with images copied")
+            place = place_of(uri)
+            if uri.startswith("s3://") or place.member or place.box:
+                raise BadInput(f"'{uri}' is no file of this machine and cannot be linked; export with images copied")
             if not Path(uri).is_file():
                 wrong.append(f"'{uri}' is gone")
             path.symlink_to(Path(uri).absolute())
             continue
         try:
-            data = stores.read_uri(uri)
+            path.write_bytes(_bytes_of(stores, sample_id, uri))
         except DipnetError as problem:
             wrong.append(str(problem))
-            continue
-        if fingerprint(data) != sample_id:
-            wrong.append(f"'{uri}' has other bytes than were labelled")
-        path.write_bytes(data)
     if wrong:
         raise BadInput(
             f"{len(wrong)} of {len(rows)} images cannot be exported ({wrong[0]}); bring them back, or leave images out"
         )
+
+
+def _bytes_of(stores: Stores, sample_id: str, uri: str) -> bytes:
+    """An image as it is, or a box of one as a PNG. Raises BadInput when it is not what was labelled."""
+    data, box = stores.read_uri(uri), place_of(uri).box
+    if elements.id_of(data, uri) != sample_id:
+        raise BadInput(f"'{uri}' has other bytes than were labelled")
+    if not box:
+        return data
+    try:
+        return browsers.as_png(elements.cut(data, box, max_pixels=stores.settings.max_pixels))
+    except Unreadable as problem:
+        raise BadInput(f"'{uri}' cannot be cut out ({problem.reason})") from None

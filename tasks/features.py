@@ -9,11 +9,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.corpus import EmbeddedShard, EncoderSpec, Sample
-from models.errors import Incompatible
+from models.elements import place_of
+from models.errors import BadInput, Incompatible
 from storage import corpora, vectors
 from storage.stores import Stores
+from tasks import elements
+from tasks.compute import images
 from tasks.compute.encoder import Encoder
-from tasks.embedding import encode_bytes
 from tasks.encoders import load_encoder
 
 
@@ -41,9 +43,18 @@ def of_samples(stores: Stores, samples: Sequence[Sample], encoder: EncoderSpec) 
     found, missing = _of_shards(stores, [sample.id for sample in samples], shard_ids, encoder)
     for place, sample in enumerate(samples):
         if sample.id in missing:
-            data = stores.read_uri(sample.uri)
-            network = network_of(stores, encoder)
-            _, found[place] = encode_bytes(network, data, source=sample.uri, max_pixels=stores.settings.max_pixels)
+            data, network = stores.read_uri(sample.uri), network_of(stores, encoder)
+            found[place] = vector_of(stores, network, data, uri=sample.uri)
+    return found
+
+
+def vector_of(stores: Stores, network: Encoder, data: bytes, *, uri: str) -> NDArray[np.float32]:
+    """The unit vector (dim,) of what a URI names, whose image has these bytes. Raises BadInput for what cannot be decoded."""
+    try:
+        image = elements.cut(data, place_of(uri).box, max_pixels=stores.settings.max_pixels)
+    except images.Unreadable as problem:
+        raise BadInput(f"'{uri}' is no image that dipnet can read ({problem.reason}); give another") from None
+    found: NDArray[np.float32] = network.encode_images([network.prepare(image)])[0]
     return found
 
 

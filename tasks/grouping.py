@@ -40,9 +40,10 @@ class _Related(NamedTuple):
 
 
 def names_of(stores: Stores, samples: Sequence[Sample], rule: Rule) -> dict[str, str]:
-    """The group of each distinct sample: the column's value, or else a hash of the group's smallest sample id.
+    """The group of each distinct sample: the column's value, or else a hash of the group's smallest image id.
 
-    Samples that nothing is known of, such as those without vectors, are groups of their own.
+    What is of one image is one group, whatever else belongs together. Samples that nothing is known of, such as those
+    without vectors, are groups of their own.
     """
     related = _related(stores, samples, rule)
     members: defaultdict[int, list[int]] = defaultdict(list)
@@ -52,7 +53,7 @@ def names_of(stores: Stores, samples: Sequence[Sample], rule: Rule) -> dict[str,
     for places in members.values():
         values = [value for place in places for value in related.values[place]]
         name = min(values, default="") or own_name(
-            min((samples[place] for place in places), key=lambda sample: sample.id)
+            min((samples[place] for place in places), key=lambda sample: sample.image)
         )
         found |= {samples[place].id: name for place in places}
     return found
@@ -80,7 +81,7 @@ def held_back(stores: Stores, rule: Rule) -> dict[str, Split]:
     related = _related(stores, samples, rule)
     own = np.asarray(
         [
-            max(_rank(value, policy) for value in values or [sample.id])
+            max(_rank(value, policy) for value in values or [sample.image])
             for sample, values in zip(samples, related.values, strict=True)
         ],
         np.int8,
@@ -107,22 +108,25 @@ def _rank(name: str, policy: SplitPolicy) -> int:
 
 
 def own_name(sample: Sample) -> str:
-    """The name of a sample's group where it is the only one of it, or has the smallest id."""
-    return hashlib.sha256(sample.id.encode()).hexdigest()[:16]
+    """The name of a sample's group where that is of one image, or where its image has the smallest id."""
+    return hashlib.sha256(sample.image.encode()).hexdigest()[:16]
 
 
 def _related(stores: Stores, samples: Sequence[Sample], rule: Rule) -> _Related:
+    """What is of one image, and beyond that what the policy says."""
     nothing: list[list[str]] = [[] for _ in samples]
+    of_one_image = groups.joined([[sample.image] for sample in samples])
     if not samples or not rule.policy.group_by:
-        return _Related(np.empty((0, 2), np.int64), nothing)
+        return _Related(of_one_image, nothing)
     if rule.policy.group_by != NEAR_DUPLICATES:
         known = _values(stores, samples, rule)
         values = [sorted(known.get(sample.id, ())) for sample in samples]
-        return _Related(groups.joined(values), values)
+        return _Related(groups.united(of_one_image, groups.joined(values)), values)
     if rule.encoder is None:
-        return _Related(np.empty((0, 2), np.int64), nothing)
+        return _Related(of_one_image, nothing)
     vectors, _ = features.of_stored(stores, samples, rule.encoder)
-    return _Related(groups.near_duplicates(vectors, cosine=rule.policy.near_duplicate_cosine), nothing)
+    alike = groups.near_duplicates(vectors, cosine=rule.policy.near_duplicate_cosine)
+    return _Related(groups.united(of_one_image, alike), nothing)
 
 
 def _values(stores: Stores, samples: Sequence[Sample], rule: Rule) -> Mapping[str, set[str]]:

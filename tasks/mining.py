@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.campaign import Campaign, CampaignRun, Candidate
 from models.corpus import Sample
+from models.elements import apart
 from models.errors import BadInput
 from models.learning import ModelVersion
 from models.plans import SelectionPolicy
@@ -127,8 +128,10 @@ def save_candidates(
     corpora.ensure_samples(
         stores.db,
         samples=[
-            Sample(id=sample_id, uri=uri, shard_id=shard_id)
-            for sample_id, uri, shard_id in zip(taken.sample_ids, taken.uris, taken.shard_ids, strict=True)
+            Sample(id=sample_id, uri=uri, shard_id=shard_id, image_id=apart(sample_id, image_id))
+            for sample_id, uri, shard_id, image_id in zip(
+                taken.sample_ids, taken.uris, taken.shard_ids, taken.image_ids, strict=True
+            )
         ],
     )
     cosines = taken.vectors @ shown.exemplars.positive.T

@@ -14,9 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.errors import NotFound
-from storage.objects import ObjectStore
+from models.elements import place_of
+from models.errors import CorruptData, NotFound
 from storage.stores import Stores
+from tasks import elements
 from tasks.compute import images
 from tasks.steps import counting
 
@@ -50,13 +51,13 @@ def of_listing(stores: Stores, listing: pa.Table, *, size: int) -> Pixels:
     """
     found = _room(listing.num_rows, size)
     reasons: dict[int, str] = {}
-    with counting(listing.num_rows, "reading images") as done:
-        for row, read in enumerate(_reads(stores, listing, size)):
-            if isinstance(read, str):
-                reasons[row] = read
-            else:
-                found[row] = read
-            done(1)
+    done = counting(listing.num_rows, "reading images")
+    for row, read in enumerate(_reads(stores, listing, size)):
+        if isinstance(read, str):
+            reasons[row] = read
+        else:
+            found[row] = read
+        done(1)
     return Pixels(found, reasons)
 
 
@@ -70,30 +71,29 @@ def _room(rows: int, size: int) -> NDArray[np.uint8]:
 
 def _reads(stores: Stores, listing: pa.Table, size: int) -> Iterator[NDArray[np.uint8] | str]:
     """Each row's pixels (3, size, size), or why there are none, in order; threads read ahead."""
-    folders: dict[str, ObjectStore] = {}
     waiting: deque[Future[NDArray[np.uint8] | str]] = deque()
     with ThreadPoolExecutor(max_workers=min(32, 2 * len(os.sched_getaffinity(0)))) as pool:
         for sample_id, uri in zip(
             listing.column("sample_id").to_pylist(), listing.column("uri").to_pylist(), strict=True
         ):
-            folder, _, name = uri.rpartition("/")
-            store = folders.setdefault(folder, folders.get(folder) or stores.images(folder or "."))
-            waiting.append(pool.submit(_read, store, name, sample_id, size, stores.settings.max_pixels))
+            waiting.append(pool.submit(_read, stores, sample_id, uri, size))
             if len(waiting) >= AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _read(store: ObjectStore, name: str, sample_id: str, size: int, max_pixels: int) -> NDArray[np.uint8] | str:
+def _read(stores: Stores, sample_id: str, uri: str, size: int) -> NDArray[np.uint8] | str:
     try:
-        data = store.read(name)
+        data = stores.read_uri(uri)
     except NotFound:
         return images.Reason.MISSING.value
-    if images.fingerprint(data) != sample_id:
+    except CorruptData:  # a tar that ends before its member
+        return CHANGED
+    if elements.id_of(data, uri) != sample_id:
         return CHANGED if data else images.Reason.EMPTY.value
     try:
-        image = images.decode(data, max_pixels=max_pixels).image
+        image = elements.cut(data, place_of(uri).box, max_pixels=stores.settings.max_pixels)
     except images.Unreadable as problem:
         return problem.reason.value
     if image.size != (size, size):

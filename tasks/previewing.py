@@ -16,7 +16,7 @@ from models.states import Arm, CandidateState, RunState
 from models.values import Previewed
 from storage import corpora
 from storage.stores import Stores, open_stores
-from tasks import choosing, mining, planning, scanning
+from tasks import choosing, elements, mining, planning, scanning
 from tasks.compute import images
 from tasks.compute.sheet import Picture, Strip, contact_sheet
 from tasks.outputs import require_place
@@ -104,6 +104,6 @@ def _pictures(stores: Stores, selected: choosing.Selected, places: Sequence[int]
 def _open(stores: Stores, sample: Sample) -> Image.Image | None:
     """The image, or None when it is gone or broken."""
     try:
-        return images.decode(stores.read_uri(sample.uri), max_pixels=stores.settings.max_pixels).image
+        return elements.image_of(stores, sample.uri)
     except (images.Unreadable, DipnetError):
         return None

@@ -15,7 +15,7 @@ from models.corpus import Sample
 from models.errors import DipnetError
 from storage.objects import ObjectStore
 from storage.stores import Stores
-from tasks import charts
+from tasks import charts, elements
 from tasks.compute import images
 
 THUMBNAIL_PIXELS = 96
@@ -52,14 +52,15 @@ def by_seed(uplift: Mapping[str, Any]) -> Markup:
 
 def thumbnail(stores: Stores, sample: Sample | None) -> str:
     """A small PNG as a data URI, made anew from the pixels; empty when the image is gone or broken."""
+    if sample is None:
+        return ""
     try:
-        data = stores.read_uri(sample.uri) if sample else b""
-        decoded = images.decode(data, max_pixels=stores.settings.max_pixels)
+        image = elements.image_of(stores, sample.uri)
     except (images.Unreadable, DipnetError):
         return ""
-    decoded.image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     sink = io.BytesIO()
-    decoded.image.save(sink, format="PNG")
+    image.save(sink, format="PNG")
     return data_uri(sink.getvalue())
 
 

@@ -18,7 +18,6 @@ from storage.stores import Stores, open_stores
 from tasks import features, indexing
 from tasks.compute import images, scan
 from tasks.compute.encoder import Encoder
-from tasks.embedding import encode_bytes
 from tasks.encoders import encode_words
 from tasks.ingesting import read_manifest
 
@@ -125,5 +124,4 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _image_query(stores: Stores, network: Encoder, image: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
-    _, vector = encode_bytes(network, _bytes_of(image), source=str(image), max_pixels=stores.settings.max_pixels)
-    return vector[None]
+    return features.vector_of(stores, network, _bytes_of(image), uri=str(image))[None]

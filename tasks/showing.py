@@ -9,10 +9,12 @@ from typing import NamedTuple
 from sqlmodel import Session
 
 from models.corpus import Sample
+from models.elements import place_of
 from models.errors import BadInput, CorruptData, NotFound
 from models.settings import Settings
 from storage import shown
 from storage.stores import Stores, open_stores
+from tasks import elements
 from tasks.compute import browsers, images
 
 MOST_BYTES = 200_000_000
@@ -56,11 +58,13 @@ def _image(settings: Settings, find: Callable[[Session], Sample | None], known: 
         if sample.id in known or ANY in known:
             return Shown(sample.id, b"", "")
         data = _read(stores, sample)
-    if kind := browsers.media_type(data):
+    box = place_of(sample.uri).box
+    if not box and (kind := browsers.media_type(data)):
         return Shown(sample.id, data, kind)
     try:
         with ONE_AT_A_TIME:
-            return Shown(sample.id, browsers.as_png(data, max_pixels=settings.max_pixels), "image/png")
+            image = elements.cut(data, box, max_pixels=settings.max_pixels)
+            return Shown(sample.id, browsers.as_png(image), "image/png")
     except images.Unreadable as problem:
         raise NotShowable(f"'{sample.uri}' cannot be shown ({problem.reason}); discard it") from None
 
@@ -72,6 +76,12 @@ def _read(stores: Stores, sample: Sample) -> bytes:
         raise
     except BadInput as error:
         raise NotShowable(str(error)) from None
-    if images.fingerprint(data) != sample.id:
-        raise Changed(f"'{sample.uri}' has changed since it was chosen; put back what it was")
+    except CorruptData:  # a tar that ends before its member
+        raise Changed(_changed(sample)) from None
+    if elements.id_of(data, sample.uri) != sample.id:
+        raise Changed(_changed(sample))
     return data
+
+
+def _changed(sample: Sample) -> str:
+    return f"'{sample.uri}' has changed since it was chosen; put back what it was"

@@ -52,6 +52,10 @@ class Progress(Protocol):
         """So many units more are done."""
         ...
 
+    def tell(self, number: int, text: str) -> None:
+        """Show a few words beside it."""
+        ...
+
 
 _shown: ContextVar[Progress | None] = ContextVar("dipnet_progress", default=None)
 
@@ -66,12 +70,27 @@ def showing(progress: Progress) -> Iterator[None]:
         _shown.reset(token)
 
 
-@contextmanager
-def counting(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A function that says how many units more are done, shown where somebody looks."""
-    progress = _shown.get()
-    number = progress.start(what, total) if progress else 0
-    yield lambda by: progress.advance(number, by) if progress else None
+class Counter:
+    """A piece of work that somebody may be looking at."""
+
+    def __init__(self, progress: Progress | None, what: str, total: int) -> None:
+        self._progress = progress
+        self._number = progress.start(what, total) if progress else 0
+
+    def __call__(self, by: int) -> None:
+        """So many units more are done."""
+        if self._progress:
+            self._progress.advance(self._number, by)
+
+    def tell(self, text: str) -> None:
+        """A few words on how it goes."""
+        if self._progress:
+            self._progress.tell(self._number, text)
+
+
+def counting(total: int, what: str) -> Counter:
+    """A counter of so many units, shown where somebody looks. One that goes on under the same name is taken up again."""
+    return Counter(_shown.get(), what, total)
 
 
 def track(items: Sequence[T], what: str) -> Iterator[T]:

@@ -6,9 +6,10 @@ from typing import Any
 
 from models.campaign import CampaignRun
 from models.corpus import Shard
-from storage import campaigns, corpora, labels, tables
+from storage import campaigns, corpora, labels
 from storage.stores import Stores, open_stores
 from tasks.ingesting import read_manifest
+from tasks.shards import read_table
 
 Row = dict[str, Any]
 
@@ -54,11 +55,12 @@ def quarantine_rows(name: str) -> list[Row]:
     """A row an unreadable image, with its reason."""
     with open_stores() as stores:
         corpus = corpora.get_corpus(stores.db, name=name)
-        rows = corpora.read_shards(stores.db, corpus_id=corpus.id or 0)
-        found = []
-        for row in rows:
+        found: list[Row] = []
+        for row in corpora.read_shards(stores.db, corpus_id=corpus.id or 0):
+            if not row.quarantined:
+                continue
             manifest = read_manifest(stores, stores.db.get_one(Shard, row.shard_id))
-            reasons = tables.from_bytes(stores.objects.read(row.read_key)).column("reason").to_pylist()
+            reasons = read_table(stores, row).column("reason").to_pylist()
             keys = manifest.column("key").to_pylist()
             found += [{"key": key, "reason": reason} for key, reason in zip(keys, reasons, strict=True) if reason]
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from tasks.compute.images import decode
+from PIL import Image
 
 MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -34,11 +34,11 @@ def media_type(data: bytes) -> str:
     return ""
 
 
-def as_png(data: bytes, *, max_pixels: int) -> bytes:
-    """An image of another kind, as a PNG: upright, in RGB, the first frame. Raises Unreadable."""
+def as_png(image: Image.Image) -> bytes:
+    """Pixels as a PNG, for an image of another kind or a box of any."""
     found = io.BytesIO()
     # A labelling tool waits for this; the smallest effort is several times as quick and a tenth larger.
-    decode(data, max_pixels=max_pixels).image.save(found, "PNG", compress_level=1)
+    image.save(found, "PNG", compress_level=1)
     return found.getvalue()
 
 

@@ -45,6 +45,12 @@ def joined(values: Sequence[Sequence[str]]) -> Edges:
     return found
 
 
+def united(one: Edges, other: Edges) -> Edges:
+    """All edges of both, each once."""
+    found: Edges = np.unique(np.concatenate([one, other]), axis=0)
+    return found
+
+
 def components(count: int, edges: Edges) -> NDArray[np.int64]:
     """The number of each row's group (count,); rows that nothing connects are groups of their own."""
     _, found = connected_components(_graph(count, edges), directed=False)

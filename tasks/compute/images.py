@@ -22,6 +22,8 @@ class Reason(StrEnum):
     NOT_AN_IMAGE = "not an image"
     TRUNCATED = "truncated or corrupt"
     TOO_LARGE = "too many pixels"
+    NO_VECTOR = "no finite vector"
+    OUTSIDE = "box outside the image"
 
 
 class Unreadable(Exception):
@@ -68,6 +70,16 @@ def decode(data: bytes, *, max_pixels: int) -> Decoded:
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError, OverflowError):
         # PIL's decoders raise any of these on damaged bytes.
         raise Unreadable(Reason.TRUNCATED) from None
+
+
+def inside(box: tuple[int, int, int, int], width: int, height: int) -> tuple[int, int, int, int] | None:
+    """The part of a box (x, y, width, height) that lies in an image: left, top, right, bottom. None: there is none.
+
+    Detectors and rounding put boxes a little over the edge; what is left of them is meant.
+    """
+    x, y, wide, high = box
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + wide, width), min(y + high, height)
+    return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -93,16 +93,16 @@ def _run(stores: Stores, job: Job, training: Training) -> list[str]:
     except finetuning.Broken as problem:
         notes.append(f"the checkpoint was not used ({problem}); training began anew")
     epochs = job.plan.trainer.finetune.epochs
-    with counting(epochs * training.steps, f"training {job.plan.model}") as stepped:
-        stepped(len(training.history) * training.steps)
-        while not training.ended:
-            try:
-                training.run_epoch(stepped)
-            except FloatingPointError as error:
-                raise BadInput(f"training does not converge ({error}); lower the learning rate") from None
-            except torch.OutOfMemoryError:
-                raise BadInput("the device's memory is too small; lower the batch size or the image size") from None
-            stores.objects.write(key, training.checkpoint())
+    stepped = counting(epochs * training.steps, f"training {job.plan.model}")
+    stepped(len(training.history) * training.steps)
+    while not training.ended:
+        try:
+            training.run_epoch(stepped)
+        except FloatingPointError as error:
+            raise BadInput(f"training does not converge ({error}); lower the learning rate") from None
+        except torch.OutOfMemoryError:
+            raise BadInput("the device's memory is too small; lower the batch size or the image size") from None
+        stores.objects.write(key, training.checkpoint())
     return notes
 
 

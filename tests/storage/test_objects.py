@@ -1,30 +1,12 @@
 """Objects are whole or absent, keys stay inside, and checksums are believed."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from models.errors import BadInput, CorruptData, NotFound, Unavailable
 from storage.objects import DirectoryStore, ObjectStore, open_store, verified
-
-
-@pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    """A real S3 protocol server with one bucket."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="bucket")
-        yield endpoint
-    server.stop()
 
 
 @pytest.fixture(params=["directory", "s3"])
@@ -121,3 +103,27 @@ def test_a_server_that_is_down_and_a_bucket_that_is_not_there_are_named(s3_endpo
 def test_a_prefix_of_no_known_kind_is_refused(prefix: str) -> None:
     with pytest.raises(BadInput):
         open_store(prefix)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "found"),
+    [
+        (10, 13, [10, 11, 12]),
+        (0, 100, range(100)),
+        (99, 101, [99]),
+        (100, 101, []),
+        (5_000, 5_010, []),
+        (0, 10**15, range(100)),
+    ],
+)
+def test_some_bytes_of_an_object_are_read_alone(
+    store: ObjectStore, start: int, stop: int, found: Sequence[int]
+) -> None:
+    store.write("k", bytes(range(100)))
+    part = store.read_part("k", start, stop)
+    assert (part.data, part.size, part.etag) == (bytes(found), 100, next(iter(store.list())).etag)
+
+
+def test_a_part_of_a_missing_object_is_named(store: ObjectStore) -> None:
+    with pytest.raises(NotFound, match="nowhere"):
+        store.read_part("nowhere", 0, 1)

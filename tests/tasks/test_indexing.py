@@ -41,7 +41,7 @@ def add_shard(corpus: str, number: int, rows: NDArray[np.float16]) -> None:
         )  # fmt: skip
         stores.db.add(shard)
         stores.db.flush()
-        read_key, vectors_key, ids_key = vectors.keys(corpus, encoder.key, shard)
+        read_key, vectors_key, ids_key = vectors.keys(corpus, encoder.key, shard, read_sha256="", vectors_sha256="")
         stores.db.add(
             EmbeddedShard(
                 embedding_set_id=held.id or 0, shard_id=shard.id or 0, read_key=read_key, vectors_key=vectors_key,

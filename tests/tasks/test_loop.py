@@ -104,7 +104,7 @@ def test_every_unreadable_image_is_counted_by_reason_and_none_stops_the_run(draw
     ingest("pool", folder)
     (folder / "0005.png").unlink()
     embed("pool")
-    found = embedding.count_embedded("pool", "", done=1)
+    found = embedding.count_embedded("pool", "")
     assert found.quarantined == {"not an image": 1, "truncated or corrupt": 1, "empty file": 1, "missing": 1}
     assert (found.images, found.vectors) == (9, 5)
 

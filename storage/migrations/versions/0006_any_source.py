@@ -1,4 +1,4 @@
-"""what a listing no longer has, what encoded a shard, and checksums of what was read
+"""what a listing no longer has, what encoded a shard, checksums of what was read, and which image a box is of
 
 Revision ID: 0006
 Revises: 0005
@@ -19,6 +19,7 @@ depends_on = None
 TEXT, DIGEST, INTEGER, FLOAT = sa.String(), sa.String(length=64), sa.Integer(), sa.Float()
 COLUMNS: dict[str, dict[str, tuple[sa.types.TypeEngine[Any], str]]] = {
     "corpus": {"vanished": (INTEGER, "0"), "vanished_key": (TEXT, ""), "vanished_sha256": (DIGEST, "")},
+    "sample": {"image_id": (DIGEST, "")},
     "embeddingset": {"backend": (TEXT, "")},
     "embeddedshard": {"read_sha256": (DIGEST, ""), "backend": (TEXT, ""), "seconds": (FLOAT, "0")},
 }
