@@ -63,7 +63,7 @@ class RayDecoders:
     def __init__(self, environment: Mapping[str, str], workers: int, look: Look = look) -> None:
         self.workers = workers
         self._environment = ray.put(dict(environment))
-        self._task = ray.remote(num_cpus=1, max_retries=0)(look)
+        self._task: Any = ray.remote(num_cpus=1, max_retries=0)(look)
 
     def map(self, works: Iterable[Work], frame: Frame) -> Iterator[Chunk]:
         """A chunk a work. Raises what reading raises, such as Unavailable."""

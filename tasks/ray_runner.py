@@ -32,7 +32,9 @@ from tasks.steps import step
 
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 STORE_BYTES = 1_000_000_000  # of pixels under way, on this machine's own cluster
-KEPT = {"num_workers_soft_limit": 1_024}  # idle workers are kept: another one would import everything anew
+# Idle workers are kept: another one would import everything anew. And they are what this machine is to do, so not nice.
+SYSTEM = {"num_workers_soft_limit": 1_024, "worker_niceness": 0}
+cluster: Any = ray  # whose own hints know nothing of an actor's options or of what a cluster has
 ASK_EVERY_S = 0.5
 MOST_DEATHS = 3  # of actors in a row that completed nothing
 
@@ -125,7 +127,7 @@ class RayRunner:
             ray.init(
                 num_cpus=self._settings.decoders or len(os.sched_getaffinity(0)),
                 include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-                object_store_memory=STORE_BYTES, _temp_dir=self._folder, _system_config=KEPT,
+                object_store_memory=STORE_BYTES, _temp_dir=self._folder, _system_config=SYSTEM,
             )  # fmt: skip
         except (ConnectionError, TimeoutError, RuntimeError, ValueError, OSError) as error:
             raise Unavailable(
@@ -186,7 +188,7 @@ class Seat:
 
     def _new(self) -> Any:
         """Two calls at once: one works, one asks how far it is."""
-        made = ray.remote(num_cpus=0, num_gpus=self._share.gpus, max_concurrency=2)(EmbeddingActor)
+        made = cluster.remote(num_cpus=0, num_gpus=self._share.gpus, max_concurrency=2)(EmbeddingActor)
         return made.remote(ray.put(self._environment), self._share.workers, self._share.threads)
 
     def _complete(self, shard_ids: Sequence[int]) -> set[tuple[int, str]]:
@@ -229,8 +231,8 @@ def share_of(size: Size, settings: Settings) -> Share:
 
 def size_here() -> Size:
     """Of the cluster that is connected to."""
-    machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    total = ray.cluster_resources()
+    machines = {node["NodeManagerAddress"] for node in cluster.nodes() if node["Alive"]}
+    total = cluster.cluster_resources()
     return Size(len(machines), max(1, int(total.get("CPU", 1))), int(total.get("GPU", 0)))
 
 
