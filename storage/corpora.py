@@ -104,6 +104,12 @@ def embedded_rows(db: Session, *, set_id: int) -> Sequence[EmbeddedShard]:
     return db.exec(select(EmbeddedShard).where(EmbeddedShard.embedding_set_id == set_id)).all()
 
 
+def versions_of(db: Session, *, shard_ids: Sequence[int]) -> set[tuple[int, str]]:
+    """Which of these shards are complete, under any encoder, each with the checksum of what reading it found."""
+    query = select(EmbeddedShard.shard_id, EmbeddedShard.read_sha256).where(col(EmbeddedShard.shard_id).in_(shard_ids))
+    return set(db.exec(query).all())
+
+
 def embedded_shard(db: Session, *, set_id: int, shard_id: int) -> EmbeddedShard | None:
     """One shard's row in an embedding set, when it is complete."""
     query = select(EmbeddedShard).where(EmbeddedShard.embedding_set_id == set_id, EmbeddedShard.shard_id == shard_id)

@@ -62,10 +62,7 @@ def embed_shards(
     settings = load_settings()
     with claims_of(settings) as claims:
         embedder = Embedder(settings, encoder_name, claims, local_decoders(settings), retry=retry)
-        left = embedder.embed(shard_ids, batch_size)
-        while left and wait:
-            time.sleep(ASK_EVERY_S)
-            left = embedder.embed(left, batch_size)
+        embedder.embed_all(shard_ids, batch_size, wait=wait)
     return embedder.outcome()
 
 
@@ -113,6 +110,13 @@ class Embedder:
         self._meter = Meter(decoders.workers)
         self._device = resolve_device(settings.device)
 
+    def embed_all(self, shard_ids: Sequence[int], batch_size: int, *, wait: bool) -> None:
+        """Embed what nobody else is at work on; with `wait` the others too, should they be left."""
+        left = self.embed(shard_ids, batch_size)
+        while left and wait:
+            time.sleep(ASK_EVERY_S)
+            left = self.embed(left, batch_size)
+
     def embed(self, shard_ids: Sequence[int], batch_size: int) -> list[int]:
         """Embed what nobody else is at work on; return the others."""
         self._left = []
@@ -121,7 +125,7 @@ class Embedder:
             spec = register(stores, plain)
             backend = corpora.backend_of(stores.db, encoder_id=spec.id or 0, shard_ids=shard_ids)
         encoder = _on(backend, self._name, self._settings.device)
-        bar = self._bar(shard_ids)
+        bar = bar_of(self._settings, shard_ids)
         batches = Batches(encoder, batch_size or encoder.batch, self._meter)
         try:
             pipeline.run(
@@ -163,11 +167,6 @@ class Embedder:
         self._claims.release(self._claim_of(job.tag, opened.encoder))
         self._done += 1
 
-    def _bar(self, shard_ids: Sequence[int]) -> steps.Counter:
-        with open_stores(self._settings) as stores:
-            names, total = corpora.named(stores.db, shard_ids=shard_ids)
-        return steps.counting(total, f"embedding {', '.join(names)}")
-
     def _watch(self, chunk: Chunk, bar: steps.Counter) -> None:
         self._meter.add(chunk)
         bar(len(chunk.seen))
@@ -178,6 +177,13 @@ class Embedder:
     @staticmethod
     def _claim_of(shard_id: int, spec: EncoderSpec) -> str:
         return f"embed-{spec.id}-{shard_id}"
+
+
+def bar_of(settings: Settings, shard_ids: Sequence[int]) -> steps.Counter:
+    """What somebody who looks sees of these shards."""
+    with open_stores(settings) as stores:
+        names, total = corpora.named(stores.db, shard_ids=shard_ids)
+    return steps.counting(total, f"embedding {', '.join(names)}")
 
 
 def register(stores: Stores, encoder: Encoder) -> EncoderSpec:
