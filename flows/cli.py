@@ -15,6 +15,7 @@ from flows.cli_campaign import campaign_app
 from flows.cli_champion import model_app
 from flows.cli_corpus import corpus_app, embedding_app
 from flows.cli_data import dataset_app, scenario_app
+from flows.cli_embeddings import embeddings_app
 from flows.cli_labels import labels_app
 from flows.cli_models import learning_app
 from flows.cli_predictions import predictions_app
@@ -41,6 +42,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="markdown", 
 issue_app = typer.Typer(help="Issues: named failures, shown by exemplars.", no_args_is_help=True)
 for name, group in (
     ("corpus", corpus_app),
+    ("embeddings", embeddings_app),
     ("issue", issue_app),
     ("campaign", campaign_app),
     ("labels", labels_app),

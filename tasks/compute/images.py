@@ -23,6 +23,7 @@ class Reason(StrEnum):
     TRUNCATED = "truncated or corrupt"
     TOO_LARGE = "too many pixels"
     NO_VECTOR = "no finite vector"
+    NOT_GIVEN = "no vector given"
     OUTSIDE = "box outside the image"
 
 

@@ -116,7 +116,7 @@ def test_ids_that_cannot_be_used_are_named(tmp_path: Path, name: str, data: byte
 def test_a_folder_that_is_not_whole_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="there is no folder"):
         vector_files.of_folder(tmp_path / "nowhere")
-    with pytest.raises(BadInput, match="holds no img_emb/img_emb_N.npy"):
+    with pytest.raises(BadInput, match=r"holds no img_emb/img_emb_N\.npy"):
         vector_files.of_folder(tmp_path)
     part(tmp_path, "0", ROWS, key=list("abcd"))
     part(tmp_path, "1", np.zeros((1, 5), np.float32), key=["e"])
