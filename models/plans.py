@@ -24,7 +24,11 @@ class IngestPlan(Plan):
     """List the images under a prefix into a corpus."""
 
     corpus: Name = Field(description="Name of the corpus: lower-case letters, digits, . _ -")
-    prefix: str = Field(min_length=1, description="Folder or s3://bucket/prefix that the images lie under")
+    prefix: str = Field(
+        min_length=1,
+        description="Folder or s3://bucket/prefix that the images, or tars of them, lie under; or one tar; or a list of "
+        "images: CSV, Parquet or JSON lines with a column uri",
+    )
     split: Literal["none", "train", "development", "holdout"] = Field(
         "none", description="What its labels may be used for; none for an unlabelled pool"
     )
@@ -36,6 +40,11 @@ class IngestPlan(Plan):
         "",
         description="File about the images: CSV, Parquet or JSON lines with a column file_name, or COCO's JSON, whose "
         "column is category; empty: metadata.csv, .parquet or .jsonl beside them",
+    )
+    boxes: str = Field(
+        "",
+        description="File of boxes, which become the corpus's elements: COCO's JSON, or CSV, Parquet or JSON lines with "
+        "file_name, x, y, width, height and whatever else is known of each; empty: elements are whole images",
     )
 
     @property

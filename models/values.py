@@ -24,8 +24,9 @@ class Ingested(Report):
     new_images: int
     new_shards: int
     labels: int = 0
+    vanished: int = Field(0, description="elements that were listed before and are not there any more")
     findings: dict[str, int] = Field(
-        default_factory=dict, description="what of the metadata cannot be used or is about no image, by reason"
+        default_factory=dict, description="what of the source and the metadata cannot be used, by reason"
     )
 
 

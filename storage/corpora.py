@@ -36,6 +36,16 @@ def shards_of(db: Session, *, corpus_id: int) -> Sequence[Shard]:
     return db.exec(select(Shard).where(Shard.corpus_id == corpus_id).order_by(col(Shard.number))).all()
 
 
+def add_shards(db: Session, *, corpus: Corpus, shards: Sequence[Shard]) -> None:
+    """Add shards to a corpus, which may be new itself."""
+    db.add(corpus)
+    db.flush()
+    for shard in shards:
+        shard.corpus_id = corpus.id or 0
+    db.add_all(shards)
+    db.flush()
+
+
 def find_encoder(db: Session, *, key: str) -> EncoderSpec | None:
     """The encoder with that key."""
     return db.exec(select(EncoderSpec).where(EncoderSpec.key == key)).first()
