@@ -78,8 +78,12 @@ class Inline:
                     continue
                 image = decoded.image
                 if place.box:
-                    x, y, w, h = place.box
-                    image = image.crop((x, y, x + w, y + h))
+                    inside = images.inside(place.box, *image.size)
+                    if inside is None:
+                        whole = images.fingerprint(data)
+                        seen.append(Seen(name, whole, 0, 0, None, len(data), images.Reason.OUTSIDE.value))
+                        continue
+                    image = image.crop(inside)
                 seen.append(Seen(name, images.fingerprint(data), decoded.width, decoded.height, None, len(data), ""))
                 pixels.append(framed(image, frame)[None])
             yield Chunk(work.tag, seen, np.concatenate(pixels), 0.0, time.process_time() - started)
