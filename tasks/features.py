@@ -13,9 +13,7 @@ from models.elements import place_of
 from models.errors import BadInput, Incompatible
 from storage import corpora, vectors
 from storage.stores import Stores
-from tasks import elements
 from tasks.compute import images
-from tasks.compute.backends import framed
 from tasks.compute.encoder import Encoder
 from tasks.encoders import load_encoder
 
@@ -74,10 +72,13 @@ def _anywhere(stores: Stores, samples: Sequence[Sample], encoder: EncoderSpec) -
 def vector_of(stores: Stores, network: Encoder, data: bytes, *, uri: str) -> NDArray[np.float32]:
     """The unit vector (dim,) of what a URI names, whose image has these bytes. Raises BadInput for what cannot be decoded."""
     try:
-        image = elements.cut(data, place_of(uri).box, max_pixels=stores.settings.max_pixels)
+        looked = images.look(data, network.frame, [place_of(uri).box], images.Limits(stores.settings.max_pixels))
+        (pixels,) = looked.pixels
+        if isinstance(pixels, images.Reason):
+            raise images.Unreadable(pixels)
     except images.Unreadable as problem:
         raise BadInput(f"'{uri}' is no image that dipnet can read ({problem.reason}); give another") from None
-    found: NDArray[np.float32] = network.encode_pixels(framed(image, network.frame)[None])[0]
+    found: NDArray[np.float32] = network.encode_pixels(np.stack([pixels]))[0]
     return found
 
 

@@ -37,7 +37,7 @@ from tasks.steps import counting, step, track
 
 BACKEND = "imported"
 SMALL = Frame(8, 8)  # images are looked at, not encoded
-WITHOUT = (Reason.NOT_GIVEN.value, Reason.NO_VECTOR.value)  # of images that can be read all the same
+WITHOUT = (Reason.NO_VECTOR.value, Reason.NOT_FINITE.value)  # of images that can be read all the same
 COMPARED, LEAST = (
     8,
     0.9,
@@ -178,7 +178,7 @@ class _Work:
         found = self.given.take(rows[has])
         self._compare(opened, np.flatnonzero(has), found)
         told = [
-            one if one.reason or taken else one._replace(reason=Reason.NOT_GIVEN.value)
+            one if one.reason or taken else one._replace(reason=Reason.NO_VECTOR.value)
             for one, taken in zip(readable, has.tolist(), strict=True)
         ]
         vectors: Future[NDArray[np.float16]] = Future()
@@ -187,10 +187,10 @@ class _Work:
         job.started, job.seen, job.parts = time.monotonic(), told, [vectors]
         shards.put_away(opened, job, backend=BACKEND)
         finite = int(np.isfinite(found).all(axis=1).sum())
-        self.counts.update(done=1, vectors=finite, without=sum(one.reason == Reason.NOT_GIVEN for one in told))
+        self.counts.update(done=1, vectors=finite, without=sum(one.reason == Reason.NO_VECTOR for one in told))
         self.quarantined.update(one.reason for one in told if one.reason)
         if finite < len(found):
-            self.quarantined[Reason.NO_VECTOR.value] += len(found) - finite
+            self.quarantined[Reason.NOT_FINITE.value] += len(found) - finite
 
     def _compare(self, opened: Opened, rows: NDArray[np.int64], found: NDArray[np.float32]) -> None:
         """Once, before anything is written. Raises Incompatible for vectors that the encoder does not make."""
