@@ -91,7 +91,9 @@ def index(
 def search(
     corpus: Annotated[str, typer.Argument(help="Name of an embedded corpus.")],
     text: Annotated[str, typer.Option(help="What to look for, in words.")] = "",
-    image: Annotated[Path | None, typer.Option(help="What to look for, as an image file.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="What to look for, as an image file; a part of one: FILE#xywh=x,y,width,height.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, max=10_000, help="How many to show.")] = 20,
     encoder: Encoder = "",
     exact: Annotated[bool, typer.Option("--exact", help="Scan everything, even where there is an index.")] = False,
@@ -121,7 +123,9 @@ def issue_new(
 @issue_app.command("add")
 def issue_add(
     name: str,
-    images: Annotated[list[Path], typer.Argument(help="Image files that show the issue.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files that show the issue; of a part: FILE#xywh=x,y,width,height.")
+    ],
     negative: Annotated[bool, typer.Option("--negative", help="They show what the issue is not.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -14,7 +14,7 @@ from models.elements import Box, Place, element_id, place_of
 from models.labeling import Label, LabelRequest
 from models.learning import DatasetVersion
 from models.plans import IngestPlan
-from models.retraining import GatePolicy, RetrainPlan, SplitPolicy
+from models.retraining import GatePolicy, PredictionsPlan, RetrainPlan, SplitPolicy
 from models.settings import load_settings
 from models.states import CandidateState
 from storage import campaigns, corpora
@@ -24,6 +24,7 @@ from tasks import (
     embedding,
     evaluating,
     exporting,
+    importing,
     ingesting,
     judging,
     learning,
@@ -141,6 +142,7 @@ def test_the_loop_closes_over_boxes_and_none_of_an_evaluation_image_is_learnt_fr
             assert not [row for row in rows if "999.png" in row["uri"]]
             _of_one_image_go_together(rows)
     told = tracing.sample_record(chosen[0].sample_id)
+    assert told["box_of"] == samples[chosen[0].sample_id].image_id
     assert (told["image"], len(told["requests"])) == (samples[chosen[0].sample_id].uri, 1)
 
 
@@ -188,6 +190,17 @@ def test_boxes_of_one_image_are_held_back_together_and_stay_so(boards: Path) -> 
     assert {row["split"] for row in after if "/pool/" in row["uri"]} == {"train", "development", "holdout"}
     now = {row["sample_id"]: row["split"] for row in after}
     assert all(now[row["sample_id"]] == row["split"] for row in before)
+
+
+def test_predictions_name_boxes_by_file_and_place(boards: Path) -> None:
+    scenarios.freeze_scenario("held", ["held"])
+    lines = (boards / "held.csv").read_text().splitlines()[1:]
+    rows = [line.split(",") for line in lines]
+    told = ["key,class_name", *(f'"{file}#xywh={x},{y},{w},{h}",{shape}' for file, x, y, w, h, shape, _ in rows)]
+    (boards / "answers.csv").write_text("\n".join(told))
+    wanted = PredictionsPlan(file=str(boards / "answers.csv"), model="theirs", scenarios=["held"])
+    assert importing.import_predictions(wanted).stored
+    assert evaluating.evaluate("theirs", "held") > 0
 
 
 def test_the_quarantine_names_boxes_outside_of_their_image(boards: Path) -> None:
