@@ -15,6 +15,7 @@ from storage import corpora, vectors
 from storage.stores import Stores
 from tasks import elements
 from tasks.compute import images
+from tasks.compute.backends import framed
 from tasks.compute.encoder import Encoder
 from tasks.encoders import load_encoder
 
@@ -54,7 +55,7 @@ def vector_of(stores: Stores, network: Encoder, data: bytes, *, uri: str) -> NDA
         image = elements.cut(data, place_of(uri).box, max_pixels=stores.settings.max_pixels)
     except images.Unreadable as problem:
         raise BadInput(f"'{uri}' is no image that dipnet can read ({problem.reason}); give another") from None
-    found: NDArray[np.float32] = network.encode_images([network.prepare(image)])[0]
+    found: NDArray[np.float32] = network.encode_pixels(framed(image, network.frame)[None])[0]
     return found
 
 
