@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -64,7 +62,7 @@ def _is_product(node: Any, weights: dict[str, Any]) -> bool:
     if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in weights:
         return False
     shape = weights[node.input[1]].dims
-    scaled = any(a.name in ("alpha", "beta") and a.f != 1.0 or a.name == "transA" and a.i for a in node.attribute)
+    scaled = any((a.name in ("alpha", "beta") and a.f != 1.0) or (a.name == "transA" and a.i) for a in node.attribute)
     return len(shape) == 2 and int(np.prod(shape)) >= LEAST_WEIGHTS and not scaled
 
 
@@ -91,31 +89,36 @@ def _in_int8(graph: Any, node: Any, values: NDArray[np.float32]) -> list[Any]:
     return [*parts, helper.make_node("Add", [f"{name}.product", node.input[2]], [name])] if biased else parts
 
 
-def onnx_run(model: bytes, *, rows: int) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Runs the model on every core: each takes `rows` images at a time, and none waits for another within a layer."""
-    import onnxruntime
+def serialised(model: Any) -> bytes:
+    """The model's bytes. Raises EncoderError for one over the 2 GB that the format holds."""
+    try:
+        found: bytes = model.SerializeToString()
+    except (ValueError, RuntimeError) as error:  # protobuf's own errors
+        raise EncoderError(f"the network is too large for ONNX ({reason_of(error)})") from None
+    return found
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+def onnx_run(model: bytes) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Runs the model in the calling thread. Raises EncoderError."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # otherwise it numbers the machine when it is imported
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = 1, 1, 3
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except (RuntimeError, ValueError) as error:  # onnxruntime's own errors are RuntimeErrors
+    except (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NotImplemented,
+    ) as error:
         raise EncoderError(f"ONNX Runtime does not load the network ({reason_of(error)})") from None
-    pool = ThreadPoolExecutor(cores, thread_name_prefix="onnx")
-
-    def encode(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        missing = rows - len(pixels)
-        full = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)]) if missing else pixels
-        vectors: NDArray[np.float32] = session.run([OUTPUT], {INPUT: full})[0]
-        return vectors[: len(pixels)]
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.concatenate(list(pool.map(encode, (pixels[i : i + rows] for i in range(0, len(pixels), rows)))))
+        vectors: NDArray[np.float32] = session.run([OUTPUT], {INPUT: pixels})[0]
+        return vectors
 
     return run
-
-
-def quiet() -> None:
-    """torch's exporter logs what it does."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
