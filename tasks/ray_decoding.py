@@ -33,6 +33,21 @@ class Looked(NamedTuple):
     decode_seconds: float
 
 
+class Arrived(Chunk):
+    """Parts of one work as one chunk. A single part's pixels lie in Ray's object store for as long as they are looked at."""
+
+    def __init__(self, tag: int, parts: Sequence[Looked]) -> None:
+        self.tag = tag
+        self.seen = [seen for part in parts for seen in part.seen]
+        self.pixels = parts[0].pixels if len(parts) == 1 else np.concatenate([part.pixels for part in parts])
+        self.read_seconds = sum(part.read_seconds for part in parts)
+        self.decode_seconds = sum(part.decode_seconds for part in parts)
+
+    def release(self) -> None:
+        """Ray counts references."""
+        self.pixels = self.pixels[:0].copy()
+
+
 Look = Callable[[Mapping[str, str], Work, Frame], Looked]
 
 
@@ -87,7 +102,7 @@ class RayDecoders:
     def _finish(self, work: Work, reference: Any, frame: Frame) -> Chunk:
         for left in reversed(range(TRIES)):
             try:
-                return _chunk(work.tag, [Looked(*ray.get(reference))])
+                return Arrived(work.tag, [Looked(*ray.get(reference))])
             except DIED:
                 if left:
                     reference = self._start(work, frame)
@@ -95,23 +110,11 @@ class RayDecoders:
                 raise_inside(error)
         if len(work.places) == 1:
             seen = Seen("", "", 0, 0, None, 0, Reason("crashed the decoder").value)
-            return _chunk(work.tag, [Looked([seen], np.empty((0, frame.height, frame.width, 3), np.uint8), 0.0, 0.0)])
+            return Arrived(work.tag, [Looked([seen], np.empty((0, frame.height, frame.width, 3), np.uint8), 0.0, 0.0)])
         ones = [Work(work.tag, [place], [etag]) for place, etag in zip(work.places, work.etags, strict=True)]
         references = [self._start(one, frame) for one in ones]
         chunks = [self._finish(one, found, frame) for one, found in zip(ones, references, strict=True)]
-        return _chunk(work.tag, [Looked(one.seen, one.pixels, one.read_seconds, one.decode_seconds) for one in chunks])
-
-
-def _chunk(tag: int, parts: Sequence[Looked]) -> Chunk:
-    """Parts of one work as one chunk. A single part's pixels stay where they are."""
-    pixels = parts[0].pixels if len(parts) == 1 else np.concatenate([part.pixels for part in parts])
-    return Chunk(
-        tag,
-        [seen for part in parts for seen in part.seen],
-        pixels,
-        sum(part.read_seconds for part in parts),
-        sum(part.decode_seconds for part in parts),
-    )
+        return Arrived(work.tag, [Looked(one.seen, one.pixels, one.read_seconds, one.decode_seconds) for one in chunks])
 
 
 def raise_inside(error: RayTaskError) -> None:
