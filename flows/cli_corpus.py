@@ -77,6 +77,7 @@ def embed(
         str, typer.Option(help="What the encoder runs on: auto, torch-fp32, torch-bf16, compile-bf16, onnx-int8, …")
     ] = "",
     retry: Annotated[bool, typer.Option("--retry", help="Look again at images that were unreadable.")] = False,
+    runner: Annotated[str, typer.Option(help="local, or ray for a cluster (DIPNET_RAY_ADDRESS).")] = "",
     as_json: Json = False,
 ) -> None:
     """Turn images into vectors. Unreadable images are counted and set aside; shards that have vectors are skipped.
@@ -84,11 +85,16 @@ def embed(
     It may be stopped at any instant and run again: what is complete is kept. Started twice, on this machine or another
     with the same PostgreSQL, both share the work. `dipnet doctor --encoder NAME` says how fast it should be, and
     `dipnet corpus show NAME --quarantine` what was unreadable, and why.
+
+    On a Ray cluster of several machines the images, DIPNET_ROOT and the database must be within reach of all of them: S3
+    or a folder that they share, and PostgreSQL.
     """
     from flows.control_plane import call
     from flows.corpus import embed_corpus
 
-    plan = EmbedPlan(corpora=corpora, encoder=encoder, batch_size=batch_size, backend=backend, retry=retry)
+    plan = EmbedPlan(
+        corpora=corpora, encoder=encoder, batch_size=batch_size, backend=backend, retry=retry, runner=runner
+    )
     with console.progress():
         found = call(embed_corpus)(plan)
     console.show(found, as_json=as_json, title="embedded")

@@ -76,6 +76,7 @@ class EmbedPlan(Plan):
         "", description="What encodes: auto, torch-fp32, torch-bf16, onnx-int8, …; empty: as before, or the settings'"
     )
     retry: bool = Field(False, description="Look again at images that were unreadable")
+    runner: Literal["", "local", "ray"] = Field("", description="Where it runs; empty: as the settings say")
 
 
 class VectorsPlan(Plan):

@@ -72,9 +72,7 @@ class VectorsImported(Report):
     given: int = Field(description="vectors in the files")
     vectors: int = Field(description="of these, taken now")
     unmatched: int = Field(description="of these, about no image of the corpus")
-    ambiguous: int = Field(
-        description="of these, left out since their names fit several images, or one name is given twice"
-    )
+    ambiguous: int = Field(description="of these, left out since their names fit several images")
     without: int = Field(description="images of shards that were completed now, without a vector")
     shards_done: int
     shards_skipped: int = Field(description="that have vectors of this encoder already")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from storage.database import open_engine, transaction
 from storage.labelers import Labeler, OracleLabeler
 from storage.media import Signer, media_of, webhook_path
 from storage.objects import ObjectStore, open_store, require_at_most
+from storage.remembered import cache_folder
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ class Stores:
     @cached_property
     def cache(self) -> Cache:
         """Where objects of S3 are kept for memory mapping; of a directory, only which checksums were right."""
-        of_user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dipnet"
-        folder = of_user if self.settings.root.startswith("s3://") else Path(self.settings.root) / ".cache"
+        folder = cache_folder() if self.settings.root.startswith("s3://") else Path(self.settings.root) / ".cache"
         return Cache(folder, self.settings.cache_bytes)
 
     @cached_property

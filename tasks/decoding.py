@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -65,7 +65,7 @@ class Decoders(Protocol):
         """Processes that decode at once."""
         ...
 
-    def map(self, works: Iterable[Work], frame: Frame) -> Iterator[Chunk]:
+    def map(self, works: Iterable[Work], frame: Frame) -> Generator[Chunk]:
         """A chunk for each work, in their order. Works are asked for a few ahead; chunks are to be released soon.
 
         Raises what reading raises: Unavailable, or NotFound for a bucket.
@@ -85,7 +85,7 @@ class LocalDecoders:
         self._all: list[Pool] = []
         self._lock = threading.Lock()
 
-    def map(self, works: Iterable[Work], frame: Frame) -> Iterator[Chunk]:
+    def map(self, works: Iterable[Work], frame: Frame) -> Generator[Chunk]:
         """See Decoders."""
         pool = self._a_pool()
         found = pool.map(works, frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,16 +23,18 @@ FOLDER = r"(?s)^(?:.*/)?(?P<name>[^/]*)/[^/]*$"
 
 
 def describe(
-    stores: Stores, source: Source, images: pa.Table, standing: pa.ChunkedArray, plan: IngestPlan
+    stores: Stores, source: Source, images: pa.Table, standing: Sequence[pa.ChunkedArray], plan: IngestPlan
 ) -> tuple[pa.Table, Counter[str]]:
     """A row an element with all that is known of it, and what of that cannot be used, by reason.
 
-    `images` has a row an image; `standing` names those that are there and need no row. What a person gives with the plan
-    wins over what lists and tars say.
+    `images` has a row an image; `standing` are the keys of those that are there and need no row. What a person gives with the
+    plan wins over what lists and tars say.
     """
     findings: Counter[str] = Counter()
     keys = images.column("key")
-    there = pa.chunked_array([*keys.chunks, *standing.chunks], pa.string())
+    there = pa.chunked_array(
+        [chunk for keys_of_some in (keys, *standing) for chunk in keys_of_some.chunks], pa.string()
+    )
     table = images.add_column(images.column_names.index("bytes") + 1, "folder", _folders(keys))
     about = _metadata(stores, source, plan.metadata)
     if about:
@@ -79,10 +82,9 @@ def _with_boxes(table: pa.Table, found: Boxes, findings: Counter[str]) -> pa.Tab
     numbers = [joined.column(name).cast(pa.string()) for name in ("key", *tables.BOX)]
     once = first_of_each(joined, pc.binary_join_element_wise(*numbers, "\0"))
     findings[boxes.TWICE] += joined.num_rows - once.num_rows
-    ours = [name for name in (*tables.BOX,) if name in once.column_names]
-    first = [name for name in once.column_names if name not in ours]
-    place = first.index("folder") + 1
-    return once.select([*first[:place], *ours, *first[place:]])
+    others = [name for name in once.column_names if name not in tables.BOX]
+    place = others.index("folder") + 1
+    return once.select([*others[:place], *tables.BOX, *others[place:]])
 
 
 def _metadata(stores: Stores, source: Source, file: str) -> Metadata | None:

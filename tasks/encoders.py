@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models.errors import BadInput
 from models.settings import Settings
-from tasks.compute import torchvision_encoder
-from tasks.compute.backends import encoder_on
-from tasks.compute.encoder import FP32, Encoder, EncoderError, Tower, resolve_device
+from storage.remembered import Remembered
+from tasks.compute import backends, crew, speed, torchvision_encoder
+from tasks.compute.encoder import BACKENDS, FP32, Encoder, EncoderError, Tower, resolve_device
 from tasks.compute.open_clip_encoder import open_clip_tower
+from tasks.compute.speed import Measured
+
+AUTO = "auto"
+WORTH = 20  # times what it costs must embedding take, before backends are compared
+BUILD_SECONDS = 60.0  # compiling and exporting, about
+FACTS = "speed-{}"
+# fp16 is emulated on nearly every CPU, many times slower; ONNX Runtime's package for Python is without CUDA.
+POINTLESS = {("cpu", "torch-fp16"), ("cuda", "onnx-fp32"), ("cuda", "onnx-int8")}
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def load_encoder(name: str, device: str, backend: str = FP32) -> Encoder:
     """An encoder, loaded once a process. Raises BadInput, naming the way out."""
     try:
-        return encoder_on(_tower(name), backend=backend, device=resolve_device(device))
+        where = resolve_device(device)
+        tower = _tower(name)
+        return backends.encoder_on(tower, backend=backend, device=where, keep=machine(where).file)
     except EncoderError as error:
         raise BadInput(str(error)) from None
 
@@ -33,6 +48,68 @@ def encode_words(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
         raise BadInput(str(error)) from None
 
 
+def choose_backend(name: str, settings: Settings, *, images: int) -> str:
+    """The backend that was asked for, or the one known to be fastest here; found out now where so many images repay it.
+
+    Raises BadInput for a backend that there is not, or that this machine or this network cannot run.
+    """
+    if settings.backend != AUTO:
+        return load_encoder(name, settings.device, settings.backend).backend
+    plain = load_encoder(name, settings.device)
+    known = recall(plain, settings.device)
+    if known:
+        return speed.fastest(known)
+    seconds = speed.seconds_an_image(plain)
+    if images * seconds < WORTH * (BUILD_SECONDS + speed.IMAGES * seconds):
+        return FP32
+    return speed.fastest(measure_backends(name, settings.device))
+
+
+def measure_backends(name: str, device: str) -> list[Measured]:
+    """Every backend that may run here, measured now and remembered on this machine."""
+    plain, where = load_encoder(name, device), resolve_device(device)
+    keep = machine(where).file
+
+    def build(backend: str) -> Encoder:
+        return backends.encoder_on(_tower(name), backend=backend, device=where, keep=keep)
+
+    found = speed.compare(plain, build, [one for one in BACKENDS if (where, one) not in POINTLESS])
+    facts = {"encoder": name, "measured": [one._asdict() for one in found]}
+    machine(where).keep_facts(FACTS.format(plain.spec.key), facts)
+    return found
+
+
+def recall(encoder: Encoder, device: str) -> list[Measured]:
+    """What was measured of an encoder on this machine; nothing when it never was, or is not understood."""
+    facts = machine(resolve_device(device)).facts(FACTS.format(encoder.spec.key)) or {}
+    try:
+        found = [Measured(**row) for row in facts.get("measured", [])]
+        usable = all(isinstance(one.gain, float) and one.backend in BACKENDS for one in found)
+        return found if usable and any(one.backend == FP32 and one.qualifies for one in found) else []
+    except TypeError:
+        return []
+
+
+def machine(device: str) -> Remembered:
+    """What is remembered of this machine as it is: another processor, core count or library has findings of its own."""
+    on = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    return Remembered((on, str(crew.cores()), device, f"torch {torch.__version__}", f"onnxruntime {_onnxruntime()}"))
+
+
+def _processor() -> str:
+    """The model's name, where the kernel tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "model\t", "flags"))]
+    return " ".join(models[:3]) or platform.machine()
+
+
+def _onnxruntime() -> str:
+    return version("onnxruntime")
+
+
 @lru_cache(maxsize=1)
 def _tower(name: str) -> Tower:
     """A network's files, read once for whatever backends it is tried on. Raises EncoderError."""
@@ -41,6 +118,17 @@ def _tower(name: str) -> Tower:
     return open_clip_tower(name)
 
 
-def choose_backend(name: str, settings: Settings, *, images: int) -> str:
-    del name, settings, images
-    return FP32
+def rows(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """A row a backend, for people."""
+    chosen = speed.fastest(measured)
+    return [
+        {
+            "backend": one.backend,
+            "images_per_second": round(one.rate, 1),
+            "times_fp32": round(one.gain, 2),
+            "cosine": round(one.cosine, 5),
+            "chosen": one.backend == chosen,
+            "detail": one.reason,
+        }
+        for one in measured
+    ]

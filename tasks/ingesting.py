@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,16 @@ from tasks.sources import Source
 from tasks.steps import step
 
 SEPARATOR = "\0"  # in no path, and in no etag
-KNOWN = {"key": pa.string(), "etag": pa.string(), "shard_id": pa.int64(), "row": pa.int64()}
+NAME = pa.binary(16)
+KNOWN = pa.schema(
+    [
+        ("name", NAME),  # of an element
+        ("tar", NAME),  # the name of the tar it is in; null: none
+        ("member", pa.string()),  # its key, where it is in a tar
+        ("shard_id", pa.int64()),
+        ("row", pa.int64()),
+    ]
+)
 # What reading an image finds and a filter may ask for, unless the manifests have a column of that name.
 READ_COLUMNS = {"width": pa.int32(), "height": pa.int32(), "taken_at": pa.timestamp("us", tz="UTC")}
 
@@ -39,9 +49,14 @@ def ingest(plan: IngestPlan) -> Ingested:
         stores.db.commit()  # hold no lock while images are listed
 
         looked = _look(stores, source, known, into_all_tars=bool(plan.boxes))
-        manifest, findings = describe(stores, source, looked.table, _members_of(looked.standing, known), plan)
-        gone = _gone(known, manifest, looked.standing)
-        fresh = manifest.filter(pc.invert(pc.is_in(_names(manifest), value_set=_names(known))))
+        now = _names(looked.table)
+        # An image that is known may have new boxes; without boxes there is nothing new about it.
+        there = pc.and_(pc.is_in(now, value_set=known.column("name")), not plan.boxes)
+        standing = [looked.table.column("key").filter(there), _members_of(looked.standing, known)]
+        described, findings = describe(stores, source, _without(looked.table, there), standing, plan)
+        now = _names(described) if plan.boxes else now
+        fresh = _without(described, pc.is_in(_names(described), value_set=known.column("name")))
+        gone = _gone(known, now, looked.standing)
 
         parts = _cut(fresh, stores.settings.shard_size)
         shards = [_write(stores, corpus, number=n, manifest=part) for n, part in enumerate(parts, start=known_shards)]
@@ -86,23 +101,36 @@ def _corpus_for(stores: Stores, plan: IngestPlan, *, prefix: str) -> Corpus:
 
 
 def _known(stores: Stores, corpus: Corpus, plan: IngestPlan) -> tuple[int, pa.Table]:
-    """How many shards there are, and what their manifests hold: key, etag, shard_id, row, and object and box where they do.
+    """How many shards there are, and what their manifests hold, as KNOWN has it.
 
     Raises BadInput where its elements are boxes and the plan's are not, or the other way round.
     """
     shards = corpora.shards_of(stores.db, corpus_id=corpus.id or 0)
-    parts = [pa.table({name: pa.array([], kind) for name, kind in KNOWN.items()})]
+    parts, has_boxes = [KNOWN.empty_table()], False
     for shard in shards:
         data = verified(stores.objects, shard.manifest_key, shard.manifest_sha256)
         part = tables.columns_there(data, ("key", "etag", "object", *tables.BOX))
-        part = part.append_column("shard_id", pa.repeat(pa.scalar(shard.id, pa.int64()), part.num_rows))
-        parts.append(part.append_column("row", pa.array(np.arange(part.num_rows))))
-    table = tables.concat(parts)
-    has_boxes = tables.BOX[0] in table.column_names
+        has_boxes = has_boxes or tables.BOX[0] in part.column_names
+        parts.append(_told(part, shard.id or 0))
+    table = pa.concat_tables(parts)
     if shards and has_boxes != bool(plan.boxes):
         way = "boxes; give them with --boxes FILE" if has_boxes else "whole images; leave --boxes out"
         raise BadInput(f"the elements of corpus '{plan.corpus}' are {way}, or choose another name")
     return len(shards), table
+
+
+def _told(manifest: pa.Table, shard_id: int) -> pa.Table:
+    """What of a shard's manifest is compared with the listing."""
+    count = manifest.num_rows
+    if "object" in manifest.column_names:
+        tars = _hashed(manifest, ["object", "etag"])
+        keys = pc.if_else(pc.is_valid(manifest.column("object")), manifest.column("key"), None)
+    else:
+        tars, keys = pa.nulls(count, NAME), pa.nulls(count, pa.string())
+    rows = pa.array(np.arange(count, dtype=np.int64))
+    return pa.table(
+        [_names(manifest), tars, keys, pa.repeat(pa.scalar(shard_id, pa.int64()), count), rows], schema=KNOWN
+    )
 
 
 class Looked(NamedTuple):
@@ -118,7 +146,7 @@ def _look(stores: Stores, source: Source, known: pa.Table, *, into_all_tars: boo
     table, findings = sources.look(source)
     is_tar = pc.ends_with(pc.utf8_lower(table.column("key")), archives.SUFFIX)
     tars, table = table.filter(is_tar), table.filter(pc.invert(is_tar))
-    seen = pc.is_in(_names(tars), value_set=_tar_names(known))
+    seen = pc.is_in(_names(tars), value_set=known.column("tar").drop_null())
     if into_all_tars:  # some of a tar's images may have had none
         seen = pc.and_(seen, False)
     standing, new = tars.filter(seen), tars.filter(pc.invert(seen))
@@ -146,37 +174,38 @@ def _with_what_is_said_of_tars(found: pa.Table, tars: pa.Table) -> pa.Table:
 
 
 def _names(table: pa.Table) -> pa.ChunkedArray:
-    """What tells each element from all others: key, etag and box."""
-    names = pc.binary_join_element_wise(table.column("key"), table.column("etag"), SEPARATOR)
-    if tables.BOX[0] not in table.column_names:
-        return names
-    numbers = [table.column(name).cast(pa.string()) for name in tables.BOX]
-    boxed = pc.binary_join_element_wise(names, *numbers, SEPARATOR)  # null where a row has no box
-    return pc.coalesce(boxed, names)
+    """What tells each element from all others, in 16 bytes: the hash of its key, etag and box."""
+    columns = [name for name in ("key", "etag", *tables.BOX) if name in table.column_names]
+    return _hashed(table, columns)
 
 
-def _tar_names(known: pa.Table) -> pa.ChunkedArray:
-    """Keys and etags of the tars that the manifests hold members of."""
-    if "object" not in known.column_names:
-        return pa.chunked_array([], pa.string())
-    return pc.unique(pc.binary_join_element_wise(known.column("object"), known.column("etag"), SEPARATOR).drop_null())
+def _hashed(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
+    """A hash of these columns a row; null where the first of them is."""
+    found = [pa.array([], NAME)]
+    for batch in table.select(columns).to_batches(max_chunksize=65_536):
+        rest = [pc.fill_null(pc.cast(column, pa.string()), "") for column in batch.columns[1:]]
+        texts = pc.binary_join_element_wise(batch.column(0), *rest, SEPARATOR).to_pylist()
+        names = [None if text is None else hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+        found.append(pa.array(names, NAME))
+    return pa.chunked_array(found)
 
 
-def _gone(known: pa.Table, now: pa.Table, standing: pa.Table) -> pa.Table:
+def _gone(known: pa.Table, now: pa.ChunkedArray, standing: pa.Table) -> pa.Table:
     """Shard and row of what is known and not there any more."""
-    there = pc.is_in(_names(known), value_set=_names(now))
-    if "object" in known.column_names and standing.num_rows:
-        tars = pc.binary_join_element_wise(known.column("object"), known.column("etag"), SEPARATOR)
-        there = pc.or_(there, pc.is_in(tars, value_set=_names(standing)))
-    return known.filter(pc.invert(there)).select(["shard_id", "row"])
+    there = pc.or_(
+        pc.is_in(known.column("name"), value_set=now), pc.is_in(known.column("tar"), value_set=_names(standing))
+    )
+    return _without(known, there).select(["shard_id", "row"])
 
 
 def _members_of(standing: pa.Table, known: pa.Table) -> pa.ChunkedArray:
     """Keys of the images in tars that are there as they were."""
-    if "object" not in known.column_names or not standing.num_rows:
-        return pa.chunked_array([], pa.string())
-    tars = pc.binary_join_element_wise(known.column("object"), known.column("etag"), SEPARATOR)
-    return known.column("key").filter(pc.fill_null(pc.is_in(tars, value_set=_names(standing)), False))
+    return known.column("member").filter(pc.is_in(known.column("tar"), value_set=_names(standing)))
+
+
+def _without(table: pa.Table, rows: pa.ChunkedArray) -> pa.Table:
+    """The other rows; the table itself, not a copy, where that is all."""
+    return table.filter(pc.invert(rows)) if pc.any(rows).as_py() else table
 
 
 def _cut(manifest: pa.Table, size: int) -> list[pa.Table]:

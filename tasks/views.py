@@ -59,6 +59,23 @@ def _columns(stores: Stores, shards: Sequence[Shard]) -> list[str]:
     return list(dict.fromkeys(name for names in (*there, READ_COLUMNS if shards else ()) for name in names))
 
 
+def embedding_rows() -> list[Row]:
+    """A row a corpus and encoder."""
+    with open_stores() as stores:
+        return [
+            {
+                "corpus": corpus.name,
+                "encoder": encoder.name,
+                "dim": encoder.dim,
+                "vectors": vectors,
+                "shards": f"{done}/{len(corpora.shards_of(stores.db, corpus_id=corpus.id or 0))}",
+                "queries": "images of corpora only" if encoder.declared else "any image",
+                "key": encoder.key[:12],
+            }
+            for corpus, encoder, done, vectors in corpora.embedding_sets(stores.db)
+        ]
+
+
 def quarantine_rows(name: str) -> list[Row]:
     """A row an unreadable image, with its reason."""
     with open_stores() as stores:

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from tasks.compute.frame import Frame
 
 FP32 = "torch-fp32"
-BACKENDS = (FP32, "torch-bf16", "torch-fp16", "compile-fp32", "compile-bf16", "onnx-int8")
+BACKENDS = (FP32, "torch-bf16", "torch-fp16", "compile-fp32", "compile-bf16", "onnx-fp32", "onnx-int8")
 
 
 class EncoderError(Exception):
@@ -55,15 +54,7 @@ class Encoder(Protocol):
 
     @property
     def batch(self) -> int:
-        """How many images it takes at once; more are encoded batch by batch."""
-        ...
-
-    def prepare(self, image: Image.Image) -> torch.Tensor:
-        """An upright RGB image as `frame` wants it, uint8 (H, W, 3). Safe to call from many threads."""
-        ...
-
-    def encode_images(self, prepared: Sequence[torch.Tensor]) -> NDArray[np.float32]:
-        """Unit vectors (n, dim) of prepared images."""
+        """How many images a call should bring to keep the machine busy; any number is fine."""
         ...
 
     def encode_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -29,6 +29,9 @@ class Names:
         order = known[np.argsort(found[known], kind="stable")]
         self._digests, self._rows, self._first = found[order], order, first
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def find(self, names: Sequence[str]) -> NDArray[np.int64]:
         """The row (n,) of each name; ABSENT, or SEVERAL where it is not one."""
         wanted = digests(names)
