@@ -15,6 +15,7 @@ from flows.cli_campaign import campaign_app
 from flows.cli_champion import model_app
 from flows.cli_corpus import corpus_app, embedding_app
 from flows.cli_data import dataset_app, scenario_app
+from flows.cli_embeddings import embeddings_app
 from flows.cli_labels import labels_app
 from flows.cli_models import learning_app
 from flows.cli_predictions import predictions_app
@@ -41,6 +42,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="markdown", 
 issue_app = typer.Typer(help="Issues: named failures, shown by exemplars.", no_args_is_help=True)
 for name, group in (
     ("corpus", corpus_app),
+    ("embeddings", embeddings_app),
     ("issue", issue_app),
     ("campaign", campaign_app),
     ("labels", labels_app),
@@ -89,7 +91,9 @@ def index(
 def search(
     corpus: Annotated[str, typer.Argument(help="Name of an embedded corpus.")],
     text: Annotated[str, typer.Option(help="What to look for, in words.")] = "",
-    image: Annotated[Path | None, typer.Option(help="What to look for, as an image file.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="What to look for, as an image file; a part of one: FILE#xywh=x,y,width,height.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, max=10_000, help="How many to show.")] = 20,
     encoder: Encoder = "",
     exact: Annotated[bool, typer.Option("--exact", help="Scan everything, even where there is an index.")] = False,
@@ -119,7 +123,9 @@ def issue_new(
 @issue_app.command("add")
 def issue_add(
     name: str,
-    images: Annotated[list[Path], typer.Argument(help="Image files that show the issue.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files that show the issue; of a part: FILE#xywh=x,y,width,height.")
+    ],
     negative: Annotated[bool, typer.Option("--negative", help="They show what the issue is not.")] = False,
     as_json: Json = False,
 ) -> None:

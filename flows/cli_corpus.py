@@ -17,23 +17,33 @@ embedding_app = typer.Typer()
 @corpus_app.command("add")
 def corpus_add(
     name: Annotated[str, typer.Argument(help="A new name, or that of a corpus to look through again.")],
-    prefix: Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix that the images lie under.")],
+    prefix: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or s3://bucket/prefix with images or tars of them; or a .tar; or a list: .csv, .parquet, .jsonl."
+        ),
+    ],
     split: Annotated[str, typer.Option(help="none, train, development or holdout.")] = "none",
     labels: Annotated[str, typer.Option(help="Column of the metadata with the class, or 'folder'.")] = "",
     metadata: Annotated[
         str, typer.Option(help="File about the images: .csv, .parquet, .jsonl, or COCO's .json (--labels category).")
     ] = "",
+    boxes: Annotated[
+        str,
+        typer.Option(help="File of boxes, which become the elements: COCO's .json, or a table with x,y,width,height."),
+    ] = "",
     as_json: Json = False,
 ) -> None:
-    """List the images under a prefix; what is there already is not added twice.
+    """List images, wherever they lie; what is there already is not added twice, and what is gone is chosen no more.
 
     A metadata.csv, .parquet or .jsonl under the prefix, with a column file_name, adds columns to filter on; or name the
-    file. What of it cannot be used is counted: rows about no image, images of several of COCO's categories or of none.
+    file. So do the other columns of a list, whose column uri (or url, path, image_path, file_name) names the images, and
+    the .json, .txt and .cls beside an image in a tar. What cannot be used is counted.
     """
     from flows.control_plane import call
     from flows.corpus import ingest_corpus
 
-    plan = IngestPlan(corpus=name, prefix=prefix, split=split, label_column=labels, metadata=metadata)
+    plan = IngestPlan(corpus=name, prefix=prefix, split=split, label_column=labels, metadata=metadata, boxes=boxes)
     console.show(call(ingest_corpus)(plan), as_json=as_json)
 
 
@@ -67,6 +77,7 @@ def embed(
         str, typer.Option(help="What the encoder runs on: auto, torch-fp32, torch-bf16, compile-bf16, onnx-int8, …")
     ] = "",
     retry: Annotated[bool, typer.Option("--retry", help="Look again at images that were unreadable.")] = False,
+    runner: Annotated[str, typer.Option(help="local, or ray for a cluster (DIPNET_RAY_ADDRESS).")] = "",
     as_json: Json = False,
 ) -> None:
     """Turn images into vectors. Unreadable images are counted and set aside; shards that have vectors are skipped.
@@ -74,11 +85,16 @@ def embed(
     It may be stopped at any instant and run again: what is complete is kept. Started twice, on this machine or another
     with the same PostgreSQL, both share the work. `dipnet doctor --encoder NAME` says how fast it should be, and
     `dipnet corpus show NAME --quarantine` what was unreadable, and why.
+
+    On a Ray cluster of several machines the images, DIPNET_ROOT and the database must be within reach of all of them: S3
+    or a folder that they share, and PostgreSQL.
     """
     from flows.control_plane import call
     from flows.corpus import embed_corpus
 
-    plan = EmbedPlan(corpora=corpora, encoder=encoder, batch_size=batch_size, backend=backend, retry=retry)
+    plan = EmbedPlan(
+        corpora=corpora, encoder=encoder, batch_size=batch_size, backend=backend, retry=retry, runner=runner
+    )
     with console.progress():
         found = call(embed_corpus)(plan)
     console.show(found, as_json=as_json, title="embedded")

@@ -35,7 +35,8 @@ def import_file(
     """Take a model's predictions from a file, so that it can be evaluated and compared like any other.
 
     A row names its sample in column `sample_id` (SHA-256 of the image's bytes), `uri`, or `key` (the file below its
-    corpus's prefix), and answers in `class_name`, in probabilities `p:CLASS` (or columns named as the classes), or both.
+    corpus's prefix, TAR/MEMBER in a tar, FILE#xywh=x,y,width,height for a box), and answers in `class_name`, in
+    probabilities `p:CLASS` (or columns named as the classes), or both.
 
     Nothing is taken when a sample is missing, unknown or contradicted, or a probability is none: everything that is wrong
     is told by kind, with the first rows, and the exit code is 2. Importing a file twice changes nothing.

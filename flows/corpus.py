@@ -30,17 +30,18 @@ def embed_corpus(plan: EmbedPlan) -> list[Embedded]:
     Args:
         plan: Which corpora, and with which encoder.
     """
-    runner = runner_of(load_settings())
+    settings = load_settings()
     outcomes = []
-    for corpus in plan.corpora:
-        started = time.monotonic()
-        pending = embedding.pending_shards(corpus, plan.encoder, backend=plan.backend, retry=plan.retry)
-        size = max(1, -(-len(pending) // GROUPS))
-        groups = list(runner.embed([pending[at : at + size] for at in range(0, len(pending), size)], plan))
-        left = [shard for group in groups for shard in group.left]
-        if left:  # another run is at work on them
-            groups.append(embedding.embed_shards(left, plan.encoder, plan.batch_size, retry=plan.retry, wait=True))
-        seconds = time.monotonic() - started
-        outcomes.append(embedding.count_embedded(corpus, plan.encoder, groups=groups, seconds=seconds))
+    with runner_of(settings.model_copy(update={"runner": plan.runner or settings.runner})) as runner:
+        for corpus in plan.corpora:
+            started = time.monotonic()
+            pending = embedding.pending_shards(corpus, plan.encoder, backend=plan.backend, retry=plan.retry)
+            size = max(1, -(-len(pending) // GROUPS))
+            groups = list(runner.embed([pending[at : at + size] for at in range(0, len(pending), size)], plan))
+            left = [shard for group in groups for shard in group.left]
+            if left:  # another run is at work on them
+                groups += runner.embed([left], plan, wait=True)
+            seconds = time.monotonic() - started
+            outcomes.append(embedding.count_embedded(corpus, plan.encoder, groups=groups, seconds=seconds))
     publishing.publish("embedded", outcomes)
     return outcomes

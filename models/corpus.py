@@ -10,6 +10,8 @@ from sqlmodel import Field, SQLModel
 from models.base import created_at, enum_type
 from models.states import Split
 
+DECLARED = "declared: "  # what the preprocessing of an encoder begins with that is known by its vectors alone
+
 
 class Corpus(SQLModel, table=True):
     """A named, append-only set of images under one prefix. With a split, its samples are labelled data."""
@@ -69,6 +71,11 @@ class EncoderSpec(SQLModel, table=True):
     weights_sha256: str = Field(max_length=64)
     preprocessing: str = Field(description="open_clip's transform, as text")
     created_at: datetime = created_at()
+
+    @property
+    def declared(self) -> bool:
+        """Whether it is known by its vectors alone: nothing here can make more of them."""
+        return self.preprocessing.startswith(DECLARED)
 
 
 class EmbeddingSet(SQLModel, table=True):

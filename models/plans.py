@@ -24,7 +24,11 @@ class IngestPlan(Plan):
     """List the images under a prefix into a corpus."""
 
     corpus: Name = Field(description="Name of the corpus: lower-case letters, digits, . _ -")
-    prefix: str = Field(min_length=1, description="Folder or s3://bucket/prefix that the images lie under")
+    prefix: str = Field(
+        min_length=1,
+        description="Folder or s3://bucket/prefix that the images, or tars of them, lie under; or one tar; or a list of "
+        "images: CSV, Parquet or JSON lines with a column uri",
+    )
     split: Literal["none", "train", "development", "holdout"] = Field(
         "none", description="What its labels may be used for; none for an unlabelled pool"
     )
@@ -36,6 +40,11 @@ class IngestPlan(Plan):
         "",
         description="File about the images: CSV, Parquet or JSON lines with a column file_name, or COCO's JSON, whose "
         "column is category; empty: metadata.csv, .parquet or .jsonl beside them",
+    )
+    boxes: str = Field(
+        "",
+        description="File of boxes, which become the corpus's elements: COCO's JSON, or CSV, Parquet or JSON lines with "
+        "file_name, x, y, width, height and whatever else is known of each; empty: elements are whole images",
     )
 
     @property
@@ -67,6 +76,32 @@ class EmbedPlan(Plan):
         "", description="What encodes: auto, torch-fp32, torch-bf16, onnx-int8, …; empty: as before, or the settings'"
     )
     retry: bool = Field(False, description="Look again at images that were unreadable")
+    runner: Literal["", "local", "ray"] = Field("", description="Where it runs; empty: as the settings say")
+
+
+class VectorsPlan(Plan):
+    """Take vectors that are there already: a folder of clip-retrieval's, or a file of vectors and one of ids."""
+
+    corpus: str = Field(min_length=1, description="Name of the corpus that holds the images")
+    folder: str = Field("", description="Folder with img_emb/img_emb_N.npy and metadata/metadata_N.parquet")
+    vectors: str = Field("", description="Instead of a folder: one .npy file, a row an image")
+    ids: str = Field("", description="What its rows are about: .csv, .parquet, or .txt with a line a row")
+    encoder: str = Field("", description="What made the vectors; empty: what a folder that dipnet exported says")
+    dim: int = Field(0, ge=0, le=65_536, description="Declare an encoder that cannot be loaded here: its dimension")
+    weights_sha256: str = Field(
+        "",
+        pattern=r"^([0-9a-f]{64})?$",
+        description="Of the declared encoder's weights; empty: its name stands for them",
+    )
+    preprocessing: str = Field("", max_length=10_000, description="Of the declared encoder, in words")
+
+    @model_validator(mode="after")
+    def _names_one_source(self) -> Self:
+        if bool(self.folder) == bool(self.vectors) or bool(self.vectors) != bool(self.ids):
+            raise ValueError("give a folder, or vectors with ids")
+        if (self.weights_sha256 or self.preprocessing) and not self.dim:
+            raise ValueError("weights_sha256 and preprocessing declare an encoder; give its dim too")
+        return self
 
 
 class SelectionPolicy(Plan):

@@ -24,8 +24,9 @@ class Ingested(Report):
     new_images: int
     new_shards: int
     labels: int = 0
+    vanished: int = Field(0, description="elements that were listed before and are not there any more")
     findings: dict[str, int] = Field(
-        default_factory=dict, description="what of the metadata cannot be used or is about no image, by reason"
+        default_factory=dict, description="what of the source and the metadata cannot be used, by reason"
     )
 
 
@@ -60,6 +61,35 @@ class Embedded(Report):
     megabytes_per_second: float = 0.0
     share_of_limit: float = Field(0.0, description="how busy the busiest of processors and GPU was")
     bottleneck: str = Field("", description="the stage that the others wait for: reading, decoding or encoding")
+
+
+class VectorsImported(Report):
+    """Outcome of taking vectors that were made elsewhere."""
+
+    corpus: str
+    encoder: str
+    declared: bool = Field(description="whether the encoder cannot be loaded here: no queries by text or by new images")
+    given: int = Field(description="vectors in the files")
+    vectors: int = Field(description="of these, taken now")
+    unmatched: int = Field(description="of these, about no image of the corpus")
+    ambiguous: int = Field(description="of these, left out since their names fit several images")
+    without: int = Field(description="images of shards that were completed now, without a vector")
+    shards_done: int
+    shards_skipped: int = Field(description="that have vectors of this encoder already")
+    shards_left: int = Field(description="of which no image has a vector, or that somebody embeds just now")
+    quarantined: dict[str, int] = Field(default_factory=dict)
+    cosine: float | None = Field(None, description="median, to what the encoder makes of some of the images here")
+
+
+class VectorsExported(Report):
+    """Outcome of writing vectors as a folder."""
+
+    folder: str
+    corpus: str
+    encoder: str
+    vectors: int
+    parts: int
+    reused: bool = Field(description="whether the folder held just this already")
 
 
 class Indexed(Report):

@@ -99,6 +99,7 @@ class Reader:
 
     def __init__(self, access: Access) -> None:
         self._access = access
+        self.quickest_s = float("inf")  # from asking to the beginning of an answer
         self._surroundings = hash(frozenset(item for item in os.environ.items() if item[0].startswith("AWS_")))
 
     def fetch(self, uri: str, etag: str, span: Span | None, take: Callable[[int], None]) -> bytes | Problem:
@@ -116,40 +117,48 @@ class Reader:
             time.sleep(PAUSE_S * attempt)
             try:
                 store = _bucket(name, self._access.endpoint, self._access.region, self._surroundings)
-                return _fetch(store, key, etag, span, self._access.most_bytes, take)
+                return self._ask(store, key, etag, span, take)
             except _Passes as passing:
                 trouble = str(passing)
+            except _Whole:
+                return _fetch_oddly(name, key, etag, span, self._access)
         raise Unavailable(
             f"S3 does not answer for '{uri}' ({trouble}); check the network, the credentials and DIPNET_S3_ENDPOINT"
         )
+
+    def _ask(
+        self, store: Bucket, key: str, etag: str, span: Span | None, take: Callable[[int], None]
+    ) -> bytes | Problem:
+        """One request."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        begin = time.perf_counter()
+        try:
+            found = obstore.get(store, key, options={"range": tuple(span)} if span else None)
+            self.quickest_s = min(self.quickest_s, time.perf_counter() - begin)
+            about, (start, stop) = found.meta, found.range
+            if etag and (about["e_tag"] or "").strip('"') != etag:
+                return Problem.CHANGED
+            if span is None and about["size"] > self._access.most_bytes:
+                return Problem.TOO_LARGE
+            take(stop - start)
+            data = bytes(found.bytes())
+        except FileNotFoundError as error:
+            return _missing(store, str(error))
+        except BaseError as error:
+            return _refused(key, str(error))
+        if len(data) != stop - start:
+            raise _Passes("the answer broke off")
+        return data
 
 
 class _Passes(Exception):
     """What may be gone when it is tried again."""
 
 
-def _fetch(
-    store: Bucket, key: str, etag: str, span: Span | None, most: int, take: Callable[[int], None]
-) -> bytes | Problem:
-    import obstore
-    from obstore.exceptions import BaseError
-
-    try:
-        found = obstore.get(store, key, options={"range": tuple(span)} if span else None)
-        if etag and (found.meta["e_tag"] or "").strip('"') != etag:
-            return Problem.CHANGED
-        start, stop = found.range
-        if span is None and found.meta["size"] > most:
-            return Problem.TOO_LARGE
-        take(stop - start)
-        data = bytes(found.bytes())
-    except FileNotFoundError as error:
-        return _missing(store, str(error))
-    except BaseError as error:
-        return _refused(key, str(error))
-    if len(data) != stop - start:
-        raise _Passes("the answer broke off")
-    return data
+class _Whole(Exception):
+    """The server answered with all of an object where a span of it was asked for."""
 
 
 def _missing(store: Bucket, said: str) -> Problem:
@@ -168,6 +177,8 @@ def _refused(key: str, said: str) -> Problem:
         return Problem.MISSING
     if status == "403" and code in OF_THE_OBJECT:
         return Problem.FORBIDDEN
+    if "non-partial" in said:
+        raise _Whole
     if status in ("400", "401", "403"):
         raise Unavailable(f"S3 refused '{key}' ({code or status}); check the credentials, their rights and the region")
     raise _Passes(f"status {status}" if status else said.partition("\n")[0][:300])

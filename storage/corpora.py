@@ -36,6 +36,16 @@ def shards_of(db: Session, *, corpus_id: int) -> Sequence[Shard]:
     return db.exec(select(Shard).where(Shard.corpus_id == corpus_id).order_by(col(Shard.number))).all()
 
 
+def add_shards(db: Session, *, corpus: Corpus, shards: Sequence[Shard]) -> None:
+    """Add shards to a corpus, which may be new itself."""
+    db.add(corpus)
+    db.flush()
+    for shard in shards:
+        shard.corpus_id = corpus.id or 0
+    db.add_all(shards)
+    db.flush()
+
+
 def find_encoder(db: Session, *, key: str) -> EncoderSpec | None:
     """The encoder with that key."""
     return db.exec(select(EncoderSpec).where(EncoderSpec.key == key)).first()
@@ -89,9 +99,21 @@ def shards_without(db: Session, *, corpus: Corpus, encoder: EncoderSpec) -> int:
     return db.exec(query).one()
 
 
+def shards_under(db: Session, *, encoder_id: int) -> Sequence[EmbeddedShard]:
+    """Complete shards of any corpus under an encoder, in order."""
+    query = select(EmbeddedShard).join(EmbeddingSet, col(EmbeddingSet.id) == EmbeddedShard.embedding_set_id)
+    return db.exec(query.where(EmbeddingSet.encoder_id == encoder_id).order_by(col(EmbeddedShard.shard_id))).all()
+
+
 def embedded_rows(db: Session, *, set_id: int) -> Sequence[EmbeddedShard]:
     """Shards that are complete in an embedding set."""
     return db.exec(select(EmbeddedShard).where(EmbeddedShard.embedding_set_id == set_id)).all()
+
+
+def versions_of(db: Session, *, shard_ids: Sequence[int]) -> set[tuple[int, str]]:
+    """Which of these shards are complete, under any encoder, each with the checksum of what reading it found."""
+    query = select(EmbeddedShard.shard_id, EmbeddedShard.read_sha256).where(col(EmbeddedShard.shard_id).in_(shard_ids))
+    return set(db.exec(query).all())
 
 
 def embedded_shard(db: Session, *, set_id: int, shard_id: int) -> EmbeddedShard | None:
@@ -129,6 +151,19 @@ def embeddings_of(db: Session, *, corpus_id: int) -> Sequence[tuple[str, int, in
         .join(EmbeddedShard, col(EmbeddedShard.embedding_set_id) == EmbeddingSet.id)
         .where(EmbeddingSet.corpus_id == corpus_id)
         .group_by(EncoderSpec.name)
+    )
+    return db.exec(query).all()
+
+
+def embedding_sets(db: Session) -> Sequence[tuple[Corpus, EncoderSpec, int, int]]:
+    """Every set that has vectors, by corpus: (corpus, encoder, complete shards, vectors)."""
+    query = (
+        select(Corpus, EncoderSpec, func.count(col(EmbeddedShard.id)), func.sum(EmbeddedShard.readable))
+        .join(EmbeddingSet, col(EmbeddingSet.corpus_id) == Corpus.id)
+        .join(EncoderSpec, col(EncoderSpec.id) == EmbeddingSet.encoder_id)
+        .join(EmbeddedShard, col(EmbeddedShard.embedding_set_id) == EmbeddingSet.id)
+        .group_by(col(Corpus.id), col(EncoderSpec.id))
+        .order_by(Corpus.name, col(EncoderSpec.id))
     )
     return db.exec(query).all()
 

@@ -21,7 +21,10 @@ from storage import bulk
 from storage.bulk import Access, Problem, Room, Span
 from storage.objects import file_etag
 
-AHEAD = 32  # objects, or spans of tars, that are on their way at once
+AHEAD = 32  # objects, or spans of tars, that are on their way or waited for
+# Threads that ask S3. A server near by is busy with a dozen; where each answer takes its time, more are on their way.
+ASKING, ASKING_FAR, AHEAD_FAR = 12, 64, 96
+FAR_S = 0.01  # of the quickest answer
 SPAN_BYTES = 4_000_000  # neighbouring members of a tar are read together up to this
 GAP_BYTES = 64_000  # between two members of a span at most: headers, and small members that nobody asked for
 IN_FLIGHT_BYTES = 32_000_000  # held of S3's answers that nobody has taken yet; one answer may always be held
@@ -102,7 +105,7 @@ def read_ahead(places: Sequence[Place], etags: Sequence[str], access: Access) ->
                 waiting.append(_Known(ask, ask.problem))
             else:
                 waiting.append(remote.start(ask) if bulk.is_s3(ask.uri) else _open(ask, access))
-            if len(waiting) >= AHEAD:
+            if len(waiting) >= remote.ahead:
                 yield from _answers(waiting.popleft())
         while waiting:
             yield from _answers(waiting.popleft())
@@ -239,21 +242,34 @@ class _Remotes:
     def __init__(self, access: Access) -> None:
         self._reader = bulk.Reader(access)
         self._room = Room(IN_FLIGHT_BYTES)
-        self._pool: ThreadPoolExecutor | None = None
+        self._near: ThreadPoolExecutor | None = None
+        self._far: ThreadPoolExecutor | None = None
         self._asked = 0
+
+    @property
+    def ahead(self) -> int:
+        """How many may be on their way."""
+        return AHEAD_FAR if self._far else AHEAD
 
     def start(self, ask: Ask) -> _Remote:
         """Put a request on its way."""
-        self._pool = self._pool or ThreadPoolExecutor(AHEAD, "dipnet-read")
         number, self._asked = self._asked, self._asked + 1
-        future = self._pool.submit(self._reader.fetch, ask.uri, ask.etag, ask.span, self._room.share(number))
+        share = self._room.share(number)
+        future = self._pool().submit(self._reader.fetch, ask.uri, ask.etag, ask.span, share)
         return _Remote(ask, future, self._room, number)
+
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._far is None and self._asked > AHEAD and self._reader.quickest_s > FAR_S:
+            self._far = ThreadPoolExecutor(ASKING_FAR, "dipnet-read")
+        self._near = self._near or ThreadPoolExecutor(ASKING, "dipnet-read")
+        return self._far or self._near
 
     def close(self) -> None:
         """Nobody waits any longer for what is under way."""
         self._room.close()
-        if self._pool:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._near, self._far):
+            if pool:
+                pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Remote:

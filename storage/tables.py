@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -17,7 +19,10 @@ from models.errors import BadInput
 from storage.objects import ObjectStore, verified
 
 FILE_NAME = "file_name"
-RESERVED = frozenset({"key", "etag", "bytes", "folder", "uri", "sample_id", "shard_id", "row"})
+BOX = ("box_x", "box_y", "box_width", "box_height")
+RESERVED = frozenset(
+    {"key", "etag", "bytes", "folder", "object", "member_offset", *BOX, "uri", "sample_id", "shard_id", "row"}
+)
 ELSEWHERE = frozenset({"current_setting", "getenv", "getvariable", "nextval", "currval", "query", "query_table"})
 
 
@@ -47,6 +52,12 @@ def columns_of(data: bytes, names: Sequence[str]) -> pa.Table:
     return pq.read_table(pa.BufferReader(data), columns=list(names))
 
 
+def columns_there(data: bytes, names: Sequence[str]) -> pa.Table:
+    """Those of these columns that the table in Parquet bytes has."""
+    file = open_parquet(data)
+    return file.read(columns=[name for name in names if name in file.schema_arrow.names])
+
+
 def open_parquet(source: Path | bytes) -> pq.ParquetFile:
     """Parquet whose columns are read when they are asked for."""
     return pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
@@ -59,27 +70,43 @@ def schema_of(data: bytes) -> pa.Schema:
 
 def read_metadata(data: bytes, *, source: str) -> pa.Table:
     """A metadata.csv with a `file_name` column (the image-folder convention). Raises BadInput, naming `source`."""
-    try:
-        table = pa.csv.read_csv(pa.BufferReader(data))
-        # A column of nothing but what pyarrow takes for "no value", such as n/a, is text: somebody wrote it.
-        texts = {field.name: pa.string() for field in table.schema if pa.types.is_null(field.type)}
-        if texts:
-            table = pa.csv.read_csv(pa.BufferReader(data), convert_options=pa.csv.ConvertOptions(column_types=texts))
-    except pa.ArrowInvalid as error:
-        raise BadInput(f"'{source}' is not a CSV table ({error}); mend or remove it") from None
+    table = read_csv(data, source=source, texts=(FILE_NAME,))
     require_metadata(table, source=source)
     return table
+
+
+def read_csv(data: bytes, *, source: str, texts: Sequence[str]) -> pa.Table:
+    """A CSV's columns, those named in `texts` as text. Raises BadInput, naming `source`."""
+    types = dict.fromkeys(texts, pa.string())
+    try:
+        table = _csv(data, types)
+        # A column of nothing but what pyarrow takes for "no value", such as n/a, is text: somebody wrote it.
+        if nothing := {field.name: pa.string() for field in table.schema if pa.types.is_null(field.type)}:
+            table = _csv(data, types | nothing)
+    except pa.ArrowInvalid as error:
+        raise BadInput(f"'{source}' is not a CSV table ({error}); mend or remove it") from None
+    if twice := sorted(name for name, count in Counter(table.column_names).items() if count > 1):
+        raise BadInput(f"'{source}' has two columns {twice[0]}; rename one")
+    return table
+
+
+def _csv(data: bytes, types: dict[str, pa.DataType]) -> pa.Table:
+    return pa.csv.read_csv(pa.BufferReader(data), convert_options=pa.csv.ConvertOptions(column_types=types))
 
 
 def require_metadata(table: pa.Table, *, source: str) -> None:
     """Raises BadInput for a table that does not name each file once, or that uses a column of ours."""
     if FILE_NAME not in table.column_names:
         raise BadInput(f"'{source}' has no column file_name; add one with each image's path below the prefix")
+    require_own_columns(table, source=source)
+    if pc.count_distinct(table.column(FILE_NAME), mode="all").as_py() != table.num_rows:
+        raise BadInput(f"'{source}' names a file twice; keep one line a file")
+
+
+def require_own_columns(table: pa.Table, *, source: str) -> None:
+    """Raises BadInput for a table that uses a column of ours."""
     if clash := sorted(RESERVED & set(table.column_names)):
         raise BadInput(f"'{source}' uses the reserved column {', '.join(clash)}; rename it")
-    names = table.column(FILE_NAME).to_pylist()
-    if len(set(names)) != len(names):
-        raise BadInput(f"'{source}' names a file twice; keep one line a file")
 
 
 def where(table: pa.Table, condition: str) -> pa.Table:

@@ -14,7 +14,7 @@ from storage import corpora
 from storage.claims import Claims, claims_of
 from storage.stores import Stores, open_stores
 from tasks import pipeline, shards, stages, steps
-from tasks.compute.encoder import Encoder, resolve_device
+from tasks.compute.encoder import Encoder, Spec, resolve_device
 from tasks.decoding import Chunk, Decoders, local_decoders
 from tasks.encoders import choose_backend, load_encoder
 from tasks.pipeline import Batches, Job, Meter
@@ -35,7 +35,7 @@ def pending_shards(corpus_name: str, encoder_name: str, *, backend: str = "", re
     with open_stores() as stores:
         settings = stores.settings
         corpus = corpora.get_corpus(stores.db, name=corpus_name)
-        encoder = register(stores, load_encoder(encoder_name or settings.encoder, settings.device))
+        encoder = register(stores, load_encoder(encoder_name or settings.encoder, settings.device).spec)
         held = corpora.embedding_set(stores.db, corpus_id=corpus.id or 0, encoder_id=encoder.id or 0)
         done = {row.shard_id: row for row in corpora.embedded_rows(stores.db, set_id=held.id or 0)}
         pending = [
@@ -62,10 +62,7 @@ def embed_shards(
     settings = load_settings()
     with claims_of(settings) as claims:
         embedder = Embedder(settings, encoder_name, claims, local_decoders(settings), retry=retry)
-        left = embedder.embed(shard_ids, batch_size)
-        while left and wait:
-            time.sleep(ASK_EVERY_S)
-            left = embedder.embed(left, batch_size)
+        embedder.embed_all(shard_ids, batch_size, wait=wait)
     return embedder.outcome()
 
 
@@ -113,15 +110,22 @@ class Embedder:
         self._meter = Meter(decoders.workers)
         self._device = resolve_device(settings.device)
 
+    def embed_all(self, shard_ids: Sequence[int], batch_size: int, *, wait: bool) -> None:
+        """Embed what nobody else is at work on; with `wait` the others too, should they be left."""
+        left = self.embed(shard_ids, batch_size)
+        while left and wait:
+            time.sleep(ASK_EVERY_S)
+            left = self.embed(left, batch_size)
+
     def embed(self, shard_ids: Sequence[int], batch_size: int) -> list[int]:
         """Embed what nobody else is at work on; return the others."""
         self._left = []
         plain = load_encoder(self._name, self._settings.device)
         with open_stores(self._settings) as stores:
-            spec = register(stores, plain)
+            spec = register(stores, plain.spec)
             backend = corpora.backend_of(stores.db, encoder_id=spec.id or 0, shard_ids=shard_ids)
         encoder = _on(backend, self._name, self._settings.device)
-        bar = self._bar(shard_ids)
+        bar = bar_of(self._settings, shard_ids)
         batches = Batches(encoder, batch_size or encoder.batch, self._meter)
         try:
             pipeline.run(
@@ -145,7 +149,7 @@ class Embedder:
 
     def _jobs(self, shard_ids: Sequence[int], spec: EncoderSpec) -> Iterator[Job]:
         for shard_id in shard_ids:
-            name = self._claim_of(shard_id, spec)
+            name = claim_of(shard_id, spec)
             if not self._claims.take(name):
                 self._left.append(shard_id)
                 continue
@@ -160,13 +164,8 @@ class Embedder:
         """In the writer's thread."""
         opened = self._opened.pop(job.tag)
         shards.put_away(opened, job, backend=backend)
-        self._claims.release(self._claim_of(job.tag, opened.encoder))
+        self._claims.release(claim_of(job.tag, opened.encoder))
         self._done += 1
-
-    def _bar(self, shard_ids: Sequence[int]) -> steps.Counter:
-        with open_stores(self._settings) as stores:
-            names, total = corpora.named(stores.db, shard_ids=shard_ids)
-        return steps.counting(total, f"embedding {', '.join(names)}")
 
     def _watch(self, chunk: Chunk, bar: steps.Counter) -> None:
         self._meter.add(chunk)
@@ -175,14 +174,21 @@ class Embedder:
             self._told = time.monotonic()
             bar.tell(stages.told(self.outcome()))
 
-    @staticmethod
-    def _claim_of(shard_id: int, spec: EncoderSpec) -> str:
-        return f"embed-{spec.id}-{shard_id}"
+
+def claim_of(shard_id: int, encoder: EncoderSpec) -> str:
+    """What is held by whoever makes a shard's vectors."""
+    return f"embed-{encoder.id}-{shard_id}"
 
 
-def register(stores: Stores, encoder: Encoder) -> EncoderSpec:
+def bar_of(settings: Settings, shard_ids: Sequence[int]) -> steps.Counter:
+    """What somebody who looks sees of these shards."""
+    with open_stores(settings) as stores:
+        names, total = corpora.named(stores.db, shard_ids=shard_ids)
+    return steps.counting(total, f"embedding {', '.join(names)}")
+
+
+def register(stores: Stores, spec: Spec) -> EncoderSpec:
     """The encoder's row, made when it is new."""
-    spec = encoder.spec
     found = corpora.find_encoder(stores.db, key=spec.key)
     if found is None:
         found = EncoderSpec(

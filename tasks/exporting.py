@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import re
-import shutil
-import tempfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
@@ -15,7 +13,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 
 from models.elements import place_of
-from models.errors import BadInput, DipnetError, Unavailable
+from models.errors import BadInput, DipnetError
 from models.learning import DatasetVersion
 from models.outcomes import Exported
 from models.states import Split
@@ -24,6 +22,7 @@ from storage.stores import Stores, open_stores
 from tasks import datasets, elements
 from tasks.compute import browsers
 from tasks.compute.images import Unreadable
+from tasks.outputs import new_folder
 from tasks.steps import step, track
 
 DESCRIPTION = "dataset.json"
@@ -144,22 +143,11 @@ def _holds(folder: Path, files: dict[str, bytes]) -> bool:
 
 def _put(stores: Stores, target: Path, files: dict[str, bytes], listing: pa.Table, wanted: _Wanted) -> None:
     """Write everything beside the target, then give it its name."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-        try:
-            if wanted.images != "none":
-                _put_images(stores, partial, listing, wanted.images)
-            for name, data in files.items():
-                (partial / name).write_bytes(data)
-            partial.chmod(0o755)
-            partial.rename(target)  # an empty folder of that name gives way
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise Unavailable(
-            f"'{target}' cannot be written ({error.strerror}); free some room, correct the rights, or name another folder"
-        ) from None
+    with new_folder(target) as partial:
+        if wanted.images != "none":
+            _put_images(stores, partial, listing, wanted.images)
+        for name, data in files.items():
+            (partial / name).write_bytes(data)
 
 
 def _put_images(stores: Stores, folder: Path, listing: pa.Table, how: Images) -> None:

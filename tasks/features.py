@@ -13,11 +13,14 @@ from models.elements import place_of
 from models.errors import BadInput, Incompatible
 from storage import corpora, vectors
 from storage.stores import Stores
-from tasks import elements
 from tasks.compute import images
-from tasks.compute.backends import framed
 from tasks.compute.encoder import Encoder
 from tasks.encoders import load_encoder
+
+ONLY_IMPORTED = (
+    "its vectors were imported, so that nothing here can make one of words or of another image; start from images that "
+    "the corpus holds, or embed it with an encoder that can be loaded: dipnet embed CORPUS --encoder NAME"
+)
 
 
 def open_shards(stores: Stores, rows: Sequence[EmbeddedShard], encoder: EncoderSpec) -> list[vectors.VectorShard]:
@@ -39,9 +42,16 @@ def of_listing(stores: Stores, listing: pa.Table, encoder: EncoderSpec) -> NDArr
 
 
 def of_samples(stores: Stores, samples: Sequence[Sample], encoder: EncoderSpec) -> NDArray[np.float32]:
-    """Vectors (n, dim) of samples from anywhere; those that no shard holds are encoded now."""
+    """Vectors (n, dim) of samples from anywhere; those that no shard holds are encoded now.
+
+    Of an encoder that is only declared all shards are looked through, and Incompatible is raised for what none holds.
+    """
     shard_ids = [sample.shard_id for sample in samples if sample.shard_id is not None]
     found, missing = _of_shards(stores, [sample.id for sample in samples], shard_ids, encoder)
+    if missing and encoder.declared:
+        places = [place for place, sample in enumerate(samples) if sample.id in missing]
+        found[places] = _anywhere(stores, [samples[place] for place in places], encoder)
+        return found
     for place, sample in enumerate(samples):
         if sample.id in missing:
             data, network = stores.read_uri(sample.uri), network_of(stores, encoder)
@@ -49,13 +59,26 @@ def of_samples(stores: Stores, samples: Sequence[Sample], encoder: EncoderSpec) 
     return found
 
 
+def _anywhere(stores: Stores, samples: Sequence[Sample], encoder: EncoderSpec) -> NDArray[np.float32]:
+    """Vectors (n, dim) of distinct samples from any corpus that has some of this encoder. Raises Incompatible."""
+    rows = corpora.shards_under(stores.db, encoder_id=encoder.id or 0)
+    found, missing = vectors.gather(open_shards(stores, rows, encoder), [one.id for one in samples], dim=encoder.dim)
+    if missing:
+        uri = next(one.uri for one in samples if one.id == missing[0])
+        raise Incompatible(f"'{uri}' is in no corpus that has vectors of '{encoder.name}', and {ONLY_IMPORTED}")
+    return found
+
+
 def vector_of(stores: Stores, network: Encoder, data: bytes, *, uri: str) -> NDArray[np.float32]:
     """The unit vector (dim,) of what a URI names, whose image has these bytes. Raises BadInput for what cannot be decoded."""
     try:
-        image = elements.cut(data, place_of(uri).box, max_pixels=stores.settings.max_pixels)
+        looked = images.look(data, network.frame, [place_of(uri).box], images.Limits(stores.settings.max_pixels))
+        (pixels,) = looked.pixels
+        if isinstance(pixels, images.Reason):
+            raise images.Unreadable(pixels)
     except images.Unreadable as problem:
         raise BadInput(f"'{uri}' is no image that dipnet can read ({problem.reason}); give another") from None
-    found: NDArray[np.float32] = network.encode_pixels(framed(image, network.frame)[None])[0]
+    found: NDArray[np.float32] = network.encode_pixels(np.stack([pixels]))[0]
     return found
 
 
@@ -73,7 +96,9 @@ def of_stored(stores: Stores, samples: Sequence[Sample], encoder: EncoderSpec) -
 
 
 def network_of(stores: Stores, encoder: EncoderSpec) -> Encoder:
-    """The encoder itself. Raises Incompatible when what loads today is not what made the vectors."""
+    """The encoder itself. Raises Incompatible when what loads today is not what made the vectors, and for one declared."""
+    if encoder.declared:
+        raise Incompatible(f"encoder '{encoder.name}' is only declared: {ONLY_IMPORTED}")
     network = load_encoder(encoder.name, stores.settings.device)
     if network.spec.key != encoder.key:
         raise Incompatible(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sqlmodel import select
 
 from models.corpus import Corpus, Shard
+from models.elements import Place, place_of
 from models.errors import BadInput
 from models.learning import DatasetVersion, InferenceSet, ModelVersion, Scenario, TrainingRun
 from models.outcomes import Imported, Problem
@@ -26,6 +27,7 @@ from tasks.answers import AnswerFile, Samples
 from tasks.compute import checking_predictions as checking
 from tasks.learning import environment
 from tasks.preparing import require_own_name
+from tasks.sources import open_source
 from tasks.steps import step
 
 ADVICE = {
@@ -106,16 +108,23 @@ def _wanted(stores: Stores, names: Sequence[str]) -> Wanted:
         places.append(np.asarray([found[sample_id][0] for sample_id in columns[0]], dtype=np.int64))
     prefixes = _prefixes(stores, {shard_id for _, _, shard_id in found.values() if shard_id is not None})
     uris = [uri for _, uri, _ in found.values()]
-    keys = [
-        uri.removeprefix(f"{prefixes[shard_id]}/") if shard_id in prefixes else uri
-        for _, uri, shard_id in found.values()
-    ]
+    keys = [_key(uri, prefixes.get(shard_id)) for _, uri, shard_id in found.values()]
     return Wanted(scenarios, listings, places, Samples(list(found), uris, keys))
 
 
+def _key(uri: str, prefix: str | None) -> str:
+    """What a person calls an image: its file below the corpus's prefix, with a tar's member and with a box."""
+    if prefix is None:
+        return uri
+    place = place_of(uri)
+    file = place.object_uri.removeprefix(f"{prefix}/") + (f"/{place.member}" if place.member else "")
+    return Place(file, box=place.box).uri
+
+
 def _prefixes(stores: Stores, shard_ids: set[int]) -> dict[int | None, str]:
-    """The prefix that each shard's images lie under."""
-    corpora = {corpus.id: stores.images(corpus.prefix).prefix for corpus in stores.db.exec(select(Corpus)).all()}
+    """The prefix that each shard's images lie under; of a tar or a list, the folder that it is in."""
+    known = stores.db.exec(select(Corpus)).all()
+    corpora = {corpus.id: open_source(stores, corpus.prefix).store.prefix for corpus in known}
     shards = [stores.db.get(Shard, shard_id) for shard_id in shard_ids]
     return {shard.id: corpora[shard.corpus_id] for shard in shards if shard is not None}
 

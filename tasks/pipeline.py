@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -165,8 +166,8 @@ def run(
             yield from job.works()
 
     waiting: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(1, "writer") as writer:
-        for chunk in decoders.map(works(), frame):
+    with ThreadPoolExecutor(1, "writer") as writer, closing(decoders.map(works(), frame)) as chunks:
+        for chunk in chunks:
             job = under_way[chunk.tag]
             job.seen.extend(chunk.seen)
             batches.add(job, chunk.pixels)

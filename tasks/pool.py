@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.corpus import Corpus, EmbeddedShard, EncoderSpec, Shard
 from storage import tables, vectors
 from storage.stores import Stores
-from tasks import features
-from tasks.ingesting import manifest_schema, read_manifest
+from tasks import features, vanished
+from tasks.ingesting import READ_COLUMNS, manifest_schema, read_manifest
 
 
 class Pool(NamedTuple):
@@ -66,26 +67,61 @@ class Pool(NamedTuple):
 
 
 def open_pool(stores: Stores, rows: Sequence[EmbeddedShard], encoder: EncoderSpec, *, condition: str) -> Pool:
-    """The pool of these embedded shards. Raises BadInput for a condition that cannot be used."""
+    """The pool of these embedded shards, without what vanished. Raises BadInput for a condition that cannot be used."""
     shards = features.open_shards(stores, rows, encoder)
-    if not condition:
-        return Pool(shards, [None] * len(shards), encoder.dim)
-    known = _columns(stores, rows)
-    masks = [_mask(stores, shard, condition, known) for shard in shards]
-    return Pool(shards, list(masks), encoder.dim)
+    known = _columns(stores, rows) if condition else {}
+    gone = _vanished(stores, rows)
+    masks: list[NDArray[np.bool_] | None] = []
+    for shard in shards:
+        meets = _meets(stores, shard, condition, known) if condition else None
+        if shard.row.shard_id in gone:
+            meets = np.ones(_rows_of(stores, shard), dtype=np.bool_) if meets is None else meets
+            meets[gone[shard.row.shard_id]] = False
+        masks.append(None if meets is None else meets[shard.manifest_rows()])
+    return Pool(shards, masks, encoder.dim)
 
 
-def _mask(
+def _rows_of(stores: Stores, shard: vectors.VectorShard) -> int:
+    return stores.db.get_one(Shard, shard.row.shard_id).images
+
+
+def _vanished(stores: Stores, rows: Sequence[EmbeddedShard]) -> dict[int, NDArray[np.int64]]:
+    """Manifest rows that vanished, by shard."""
+    owners = {stores.db.get_one(Shard, row.shard_id).corpus_id for row in rows}
+    found: dict[int, NDArray[np.int64]] = {}
+    for owner in sorted(owners):
+        found |= vanished.rows_of(stores, stores.db.get_one(Corpus, owner))
+    return found
+
+
+def _meets(
     stores: Stores, shard: vectors.VectorShard, condition: str, known: dict[str, pa.DataType]
 ) -> NDArray[np.bool_]:
-    """Which vectors of a shard belong to manifest rows that meet the condition."""
+    """Which rows of a shard's manifest meet the condition."""
     manifest = read_manifest(stores, stores.db.get_one(Shard, shard.row.shard_id))
+    for name, column in _measured(stores, shard.row, condition).items():
+        if name not in known:
+            manifest = manifest.append_column(name, column)
     for name, kind in known.items():
         if name not in manifest.column_names:
             manifest = manifest.append_column(name, pa.nulls(manifest.num_rows, kind))
     meets = np.zeros(manifest.num_rows, dtype=np.bool_)
     meets[tables.matching(manifest, condition)] = True
-    found: NDArray[np.bool_] = meets[shard.manifest_rows()]
+    return meets
+
+
+def _measured(stores: Stores, row: EmbeddedShard, condition: str) -> dict[str, pa.ChunkedArray]:
+    """What reading found of each image, as far as the condition may be about it. Null where nothing was found."""
+    wanted = [name for name in READ_COLUMNS if name in condition.lower()]
+    if not wanted:
+        return {}
+    read = tables.read(stores.objects, row.read_key, row.read_sha256)
+    readable = pc.equal(read.column("reason"), "")
+    found = {}
+    for name in wanted:
+        kind = READ_COLUMNS[name]
+        column = read.column(name) if name in read.column_names else pa.nulls(read.num_rows, kind)
+        found[name] = pc.if_else(readable, column, pa.scalar(None, column.type))
     return found
 
 

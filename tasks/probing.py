@@ -22,6 +22,7 @@ from storage.vectors import VectorShard
 from tasks import features
 from tasks.compute import feedback, outlook, scoring
 from tasks.compute.portable import Scorer
+from tasks.encoders import encode_words
 
 BACKGROUND_ROWS = 20_000
 BACKGROUND_SHARDS = 64  # more shards say little more of the mean and covariance, and each must be fetched
@@ -161,7 +162,7 @@ def _words(stores: Stores, encoder: EncoderSpec, policy: SelectionPolicy) -> sco
     if policy.strategy != "text":
         return None
     network = features.network_of(stores, encoder)
-    return scoring.Words(network.encode_texts([policy.text]), network.encode_texts(list(NEUTRAL)))
+    return scoring.Words(encode_words(network, [policy.text]), encode_words(network, list(NEUTRAL)))
 
 
 def _history(stores: Stores, campaign: Campaign, encoder: EncoderSpec) -> feedback.Answers:

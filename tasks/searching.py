@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.campaign import Issue
-from models.corpus import Sample
-from models.errors import BadInput, NotFound
+from models.corpus import EncoderSpec, Sample
+from models.elements import apart, place_of
+from models.errors import BadInput, CorruptData, NotFound, Unavailable
 from models.plans import IssuePlan
 from models.states import Split
 from storage import campaigns, corpora, tables, vectors
 from storage.stores import Stores, open_stores
-from tasks import features, indexing
+from tasks import elements, features, indexing
 from tasks.compute import images, scan
-from tasks.compute.encoder import Encoder
 from tasks.encoders import encode_words
 from tasks.ingesting import read_manifest
 
@@ -38,8 +38,7 @@ def search(
         encoder = corpora.get_encoder(stores.db, name=encoder_name or stores.settings.encoder)
         rows = corpora.embedded_shards(stores.db, corpora=[corpus], encoder=encoder)
         shards = features.open_shards(stores, rows, encoder)
-        network = features.network_of(stores, encoder)
-        query = encode_words(network, [text]) if image is None else _image_query(stores, network, image)
+        query = _query(stores, encoder, image, text)
 
         ranked = None if exact else _indexed(stores, corpus_name, encoder.name, query, top)
         if ranked is None:
@@ -108,20 +107,26 @@ def add_exemplars(issue_name: str, paths: list[Path], *, positive: bool) -> dict
 
 
 def _sample_of(stores: Stores, path: Path) -> Sample:
-    data = _bytes_of(path)
+    """An image file, or a box of one: FILE#xywh=x,y,width,height."""
+    uri = str(path.absolute())
+    data = _bytes_of(stores, uri)
     try:
-        images.decode(data, max_pixels=stores.settings.max_pixels)
+        elements.cut(data, place_of(uri).box, max_pixels=stores.settings.max_pixels)
     except images.Unreadable as problem:
         raise BadInput(f"'{path}' is no image that dipnet can read ({problem.reason}); give another") from None
-    return Sample(id=images.fingerprint(data), uri=str(path.absolute()))
+    sample_id = elements.id_of(data, uri)
+    return Sample(id=sample_id, uri=uri, image_id=apart(sample_id, images.fingerprint(data)))
 
 
-def _bytes_of(path: Path) -> bytes:
+def _bytes_of(stores: Stores, uri: str) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"'{path}' cannot be read ({error.strerror}); give an image file") from None
+        return stores.read_uri(uri)
+    except (NotFound, Unavailable, CorruptData) as problem:
+        raise BadInput(f"{problem}; give an image file") from None
 
 
-def _image_query(stores: Stores, network: Encoder, image: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return features.vector_of(stores, network, _bytes_of(image), uri=str(image))[None]
+def _query(stores: Stores, encoder: EncoderSpec, image: Path | None, text: str) -> NDArray[np.float32]:
+    """The unit vector (1, dim) of words, or of an image: as a corpus holds it, or else encoded."""
+    if image is None:
+        return encode_words(features.network_of(stores, encoder), [text])
+    return features.of_samples(stores, [_sample_of(stores, image)], encoder)

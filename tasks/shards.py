@@ -129,7 +129,7 @@ def _with_finite(seen: Sequence[Seen], found: NDArray[np.float16]) -> tuple[list
     if bool(np.all(finite)):
         return list(seen), found
     good: Iterator[bool] = iter(finite.tolist())
-    marked = [one if one.reason or next(good) else one._replace(reason=Reason.NO_VECTOR.value) for one in seen]
+    marked = [one if one.reason or next(good) else one._replace(reason=Reason.NOT_FINITE.value) for one in seen]
     return marked, found[finite]
 
 

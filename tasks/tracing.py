@@ -26,6 +26,7 @@ def sample_record(reference: str) -> Row:
         return {
             "sample": sample.id,
             "image": sample.uri,
+            "box_of": sample.image_id,
             "corpus": place[1].name if place else "",
             "split": place[1].split.value if place and place[1].split else "none",
             "shard": place[0].number if place else None,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from models.campaign import CampaignRun
 from models.corpus import Shard
 from storage import campaigns, corpora, labels
 from storage.stores import Stores, open_stores
-from tasks.ingesting import read_manifest
+from tasks.ingesting import READ_COLUMNS, manifest_schema, read_manifest
 from tasks.shards import read_table
 
 Row = dict[str, Any]
@@ -45,10 +46,34 @@ def corpus_record(name: str) -> Row:
             "label_column": corpus.label_column,
             "shards": len(shards),
             "images": sum(shard.images for shard in shards),
-            "columns": read_manifest(stores, shards[0]).column_names if shards else [],
+            "vanished": corpus.vanished,
+            "columns": _columns(stores, shards),
             "vectors": {name: n for name, _, n in corpora.embeddings_of(stores.db, corpus_id=corpus.id or 0)},
             "quarantined": quarantined,
         }
+
+
+def _columns(stores: Stores, shards: Sequence[Shard]) -> list[str]:
+    """What a filter may ask for: columns of the first and the newest manifest, and what reading the images finds."""
+    there = [manifest_schema(stores, shard).names for shard in (*shards[:1], *shards[-1:])]
+    return list(dict.fromkeys(name for names in (*there, READ_COLUMNS if shards else ()) for name in names))
+
+
+def embedding_rows() -> list[Row]:
+    """A row a corpus and encoder."""
+    with open_stores() as stores:
+        return [
+            {
+                "corpus": corpus.name,
+                "encoder": encoder.name,
+                "dim": encoder.dim,
+                "vectors": vectors,
+                "shards": f"{done}/{len(corpora.shards_of(stores.db, corpus_id=corpus.id or 0))}",
+                "queries": "images of corpora only" if encoder.declared else "any image",
+                "key": encoder.key[:12],
+            }
+            for corpus, encoder, done, vectors in corpora.embedding_sets(stores.db)
+        ]
 
 
 def quarantine_rows(name: str) -> list[Row]:

@@ -2,7 +2,9 @@
 
 The program finds in {dataset}: `samples.parquet` (sample_id, class_name, split, group, uri; holdout rows without a class),
 `evaluate.parquet` (sample_id, uri: what it must answer for) and `classes.json`. It leaves in {predictions} a Parquet file
-with sample_id and class_name, or probabilities p:CLASS, or both.
+with sample_id and class_name, or probabilities p:CLASS, or both. A uri is a path or s3://bucket/key; the part behind # says
+which bytes of a tar (`#member=NAME&bytes=OFFSET+LENGTH`) and which box of the upright image (`#xywh=x,y,width,height`) it
+is: models.elements.place_of reads it, and `dipnet dataset export --images copy` writes such images as files of their own.
 """
 
 from __future__ import annotations

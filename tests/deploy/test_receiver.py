@@ -1,6 +1,7 @@
 """The web process that browsers and Label Studio reach: what it shows, what it refuses, and what it makes of a hint."""
 
 import io
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from deploy.receiver import make_app
 from models.base import utc_now
 from models.campaign import Campaign, CampaignRun, Exemplar, Issue
 from models.corpus import EncoderSpec, Sample
+from models.elements import Box, Place, element_id
 from models.errors import BadInput
 from models.labeling import LabelBatch, LabelProject, LabelRequest
 from models.settings import load_settings
@@ -234,6 +236,35 @@ def test_a_tiff_arrives_as_a_png(web: httpx.Client, tmp_path: Path) -> None:
     assert answer.headers["content-type"] == "image/png"
     shown = Image.open(io.BytesIO(answer.content))
     assert (shown.format, shown.size, shown.getpixel((3, 3))) == ("PNG", (30, 20), (90, 20, 200))
+
+
+def test_of_a_box_its_pixels_are_shown_and_no_others(web: httpx.Client, tmp_path: Path) -> None:
+    photo = Image.new("RGB", (30, 20), (90, 20, 200))
+    photo.paste((1, 2, 3), (10, 5, 18, 9))
+    photo.save(tmp_path / "photo.png")
+    data, box = (tmp_path / "photo.png").read_bytes(), Box(10, 5, 8, 4)
+    ask(Sample(id=element_id(fingerprint(data), box), uri=Place(str(tmp_path / "photo.png"), box=box).uri))
+    answer = web.get(signed(request_path("k1")))
+    assert answer.headers["content-type"] == "image/png"
+    shown = Image.open(io.BytesIO(answer.content))
+    assert (shown.size, shown.getcolors()) == ((8, 4), [(32, (1, 2, 3))])
+    assert web.get(signed(request_path("k1")), headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+    (tmp_path / "photo.png").write_bytes(picture())
+    assert web.get(signed(request_path("k1"))).status_code == 410
+
+
+def test_a_member_of_a_tar_is_shown_where_it_lies(web: httpx.Client, tmp_path: Path) -> None:
+    told = tarfile.TarInfo("deep/a b.jpg")
+    told.size = len(picture("JPEG"))
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        archive.addfile(told, io.BytesIO(picture("JPEG")))
+    with tarfile.open(tmp_path / "0.tar") as archive:
+        place = Place(str(tmp_path / "0.tar"), told.name, archive.getmember(told.name).offset_data, told.size)
+    ask(Sample(id=fingerprint(picture("JPEG")), uri=place.uri))
+    answer = web.get(signed(request_path("k1")))
+    assert (answer.headers["content-type"], answer.content) == ("image/jpeg", picture("JPEG"))
+    (tmp_path / "0.tar").write_bytes(b"cut")
+    assert web.get(signed(request_path("k1"))).status_code == 410
 
 
 @pytest.mark.parametrize(

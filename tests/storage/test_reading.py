@@ -95,6 +95,7 @@ def test_members_of_a_tar_are_read_in_place_and_neighbours_together(
         [5],
     ]
     assert read(places, access) == [data[start : start + length] for start, length in spans]
+    assert read([Place(tar, "all", 0, len(data))], access) == [data]
     monkeypatch.setattr("storage.reading.SPAN_BYTES", 400)
     assert read(places, access) == [data[start : start + length] for start, length in spans]
 
@@ -248,6 +249,20 @@ def test_bytes_that_nobody_has_taken_yet_are_bounded_and_the_next_in_line_always
     room.close()
     with pytest.raises(Closed):
         room.share(3)(1)
+
+
+def test_where_answers_take_their_time_more_are_asked_for(
+    s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.reading.FAR_S", 0.0)
+    store = open_store(f"s3://bucket/{tmp_path.name}", endpoint=s3_endpoint)
+    for number in range(60):
+        store.write(f"{number}", b"%d" % number)
+    places = [Place(store.uri(f"{number}")) for number in range(60)] * 4
+    some = read_ahead(places, [""] * len(places), Access(s3_endpoint))
+    assert [next(some) for _ in range(100)] == [b"%d" % (number % 60) for number in range(100)]
+    assert sum(thread.name.startswith("dipnet-read") for thread in threading.enumerate()) > reading.ASKING
+    assert list(some) == [b"%d" % (number % 60) for number in range(100, 240)]
 
 
 def test_an_answer_larger_than_all_room_is_read(where: tuple[Put, Access], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from models.retraining import RetrainPlan, SplitPolicy
 from models.states import BatchState, Split
 from storage import labels, runs, tables
 from storage.stores import open_stores
-from tasks import datasets, learning, quality, scenarios
+from tasks import datasets, grouping, learning, quality, scenarios
 from tasks.datasets import Decided, Row
 from tests.tasks.conftest import prepare
 from tests.tasks.test_loop import plan, run_to_labels
@@ -277,3 +277,20 @@ def test_whatever_the_groups_nothing_straddles_and_nothing_vanishes(seed: int) -
     for sample_id, decided in evaluation.items():
         if decided.split is Split.HOLDOUT:
             assert found.rows[sample_id].split is Split.HOLDOUT
+
+
+def test_elements_of_one_image_are_one_group_whatever_else_is() -> None:
+    whole, boxes = "a" * 64, ["b" * 64, "c" * 64]
+    samples = [
+        Sample(id=whole, uri="w"),
+        *(Sample(id=one, uri="b", image_id=whole) for one in boxes),
+        Sample(id="d" * 64, uri="d", image_id="e" * 64),
+        Sample(id="0" * 64, uri="o"),
+    ]
+    with open_stores() as stores:
+        for policy in (SplitPolicy(group_by=""), SplitPolicy()):
+            groups = grouping.names_of(stores, samples, grouping.Rule(policy, None, []))
+            assert len({groups[one] for one in (whole, *boxes)}) == 1
+            assert len(set(groups.values())) == 3
+            # The name follows from the image, so that a box that joins later finds its group.
+            assert grouping.names_of(stores, samples[1:2], grouping.Rule(policy, None, [])) == {boxes[0]: groups[whole]}

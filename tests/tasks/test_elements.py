@@ -15,7 +15,7 @@ from models.settings import load_settings
 from storage.stores import open_stores
 from tasks import elements, features, rendering
 from tasks.compute import images
-from tasks.embedding import load_encoder
+from tasks.encoders import load_encoder
 
 QUARTERS = {"red": (0, 0), "lime": (30, 0), "blue": (0, 20), "white": (30, 20)}  # of a photo of 60 × 40
 
@@ -88,7 +88,7 @@ def test_a_box_is_encoded_as_its_pixels_alone(places: list[Place], tmp_path: Pat
     uris = [str(tmp_path / "red.png"), *(place._replace(box=box).uri for place in places), places[0].uri]
     with open_stores() as stores:
         network = load_encoder(load_settings().encoder, "cpu")
-        encoder = EncoderSpec(key=network.spec.key, name=network.spec.name, dim=network.spec.dim)
+        encoder = EncoderSpec(key=network.spec.key, name=network.spec.name, dim=network.spec.dim, preprocessing="")
         red, boxed, in_a_tar, whole = features.of_samples(
             stores, [Sample(id=str(number), uri=uri) for number, uri in enumerate(uris)], encoder
         )

@@ -1,16 +1,25 @@
 """An exported dataset version is the version: the same bytes each time, whole or not there."""
 
 import csv
+import io
 import json
+import tarfile
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from models.corpus import Sample
+from models.elements import Box, Place, element_id
 from models.errors import BadInput
 from models.retraining import RetrainPlan
-from tasks import data_views, datasets, exporting
+from storage.stores import open_stores
+from tasks import data_views, datasets, exporting, pixels
 from tasks.compute.images import fingerprint
+from tasks.datasets import Row
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -104,3 +113,64 @@ def test_what_changed_between_two_versions_is_told(world: Path, dataset_id: int)
     assert found["relabelled"][0]["after"] == "rare"
     assert len(data_views.dataset_diff(later, dataset_id)["added"]) == 1
     assert [row["dataset"] for row in data_views.dataset_rows()] == [dataset_id, later]
+
+
+@pytest.fixture
+def parts(world: Path) -> dict[str, Place]:
+    """Where the images of four train samples are from now on, by sample id: members of a tar, boxes, and both."""
+    data = (world / "images" / "train" / "0001.png").read_bytes()
+    with tarfile.open(world / "images" / "0.tar", "w") as archive:
+        for name in ("../../up.png", "same.png"):
+            told = tarfile.TarInfo(name)
+            told.size = len(data)
+            archive.addfile(told, io.BytesIO(data))
+    with tarfile.open(world / "images" / "0.tar") as archive:
+        members = [
+            Place(str(world / "images" / "0.tar"), one.name, one.offset_data, one.size) for one in archive.getmembers()
+        ]
+    boxes = [Box(2, 2, 10, 6), Box(4, 4, 20, 9)]
+    places = [
+        members[0],
+        members[1]._replace(box=boxes[0]),
+        members[1]._replace(box=boxes[1]),
+        Place(str(world / "images" / "train" / "0001.png"), box=Box(0, 0, 5, 5)),
+    ]
+    return {element_id(fingerprint(data), place.box): place for place in places}
+
+
+def listing_of(parts: dict[str, Place]) -> pa.Table:
+    rows = [Row(Sample(id=sample_id, uri=place.uri), "bar") for sample_id, place in parts.items()]
+    return datasets.table_of(rows, {row.sample.id: "g" for row in rows})
+
+
+def test_members_and_boxes_are_copied_under_safe_names_boxes_cut_out(
+    tmp_path: Path, dataset_id: int, parts: dict[str, Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "read_listing", lambda *_: listing_of(parts))
+    assert exporting.export_dataset(dataset_id, tmp_path / "out", images="copy").images == 4
+    rows = {row["sample_id"]: row for row in pq.read_table(tmp_path / "out" / "samples.parquet").to_pylist()}
+    assert {sample_id: row["uri"] for sample_id, row in rows.items()} == {key: at.uri for key, at in parts.items()}
+    for sample_id, place in parts.items():
+        file = tmp_path / "out" / rows[sample_id]["file"]
+        assert rows[sample_id]["file"] == f"images/{sample_id[:2]}/{sample_id}.png"
+        if place.box:
+            with Image.open(file) as cut:
+                assert cut.size == (place.box.width, place.box.height)
+        else:
+            assert fingerprint(file.read_bytes()) == sample_id
+    with pytest.raises(BadInput, match="is no file of this machine and cannot be linked; export with images copied"):
+        exporting.export_dataset(dataset_id, tmp_path / "linked", images="link")
+    assert not (tmp_path / "linked").exists()
+
+
+def test_boxes_are_trained_on_as_their_pixels(parts: dict[str, Place], world: Path) -> None:
+    with open_stores() as stores:
+        found = pixels.of_listing(stores, listing_of(parts), size=5)
+        assert found.reasons == {}
+        whole = Image.open(world / "images" / "train" / "0001.png").convert("RGB")
+        corner = np.asarray(whole.crop((0, 0, 5, 5))).transpose(2, 0, 1)
+        np.testing.assert_array_equal(found.images[3], corner)
+        (world / "images" / "0.tar").write_bytes(b"cut")
+        assert pixels.of_listing(stores, listing_of(parts), size=5).counted == {pixels.CHANGED: 3}
+        (world / "images" / "0.tar").unlink()
+        assert pixels.of_listing(stores, listing_of(parts), size=5).counted == {"missing": 3}

@@ -1,6 +1,6 @@
 """Images on their way: in order, in the same batches every time, and never more at once than there is room for."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ class Numbers:
     def __init__(self) -> None:
         self.held = self.most = 0
 
-    def map(self, works: Iterable[Work], frame: Frame) -> Iterator[Chunk]:
+    def map(self, works: Iterable[Work], frame: Frame) -> Generator[Chunk]:
         for work in works:
             numbers = [int(place.object_uri) for place in work.places]
             seen = [Seen(f"{n}", f"{n}", 1, 1, None, 10, "missing" if n % 100 == 99 else "") for n in numbers]
