@@ -7,7 +7,6 @@ from PIL import Image
 from models.elements import Box, element_id, place_of
 from storage.stores import Stores
 from tasks.compute import images
-from tasks.compute.fitting import clipped
 
 
 def image_of(stores: Stores, uri: str, *, most: int | None = None) -> Image.Image:
@@ -20,11 +19,10 @@ def cut(data: bytes, box: Box | None, *, max_pixels: int) -> Image.Image:
     whole = images.decode(data, max_pixels=max_pixels).image
     if box is None:
         return whole
-    inside = clipped(box, *whole.size)
-    if inside is None:
-        raise images.Unreadable(images.Reason.BOX_OUTSIDE)
-    x, y, width, height = inside
-    return whole.crop((x, y, x + width, y + height))
+    region = images.inside(box, *whole.size)
+    if region is None:
+        raise images.Unreadable(images.Reason.OUTSIDE)
+    return whole.crop(tuple(region))
 
 
 def id_of(data: bytes, uri: str) -> str:
