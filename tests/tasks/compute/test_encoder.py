@@ -192,7 +192,10 @@ def test_a_torchvision_file_that_is_no_table_of_tensors_is_refused(tmp_path: Pat
     ("name", "says"),
     [
         ("torchvision/resnet51/DEFAULT", "torchvision has no model 'resnet51'; there are: alexnet"),
-        ("torchvision/resnet50/V3", "has no weights 'V3'; there are: IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT, or give a file"),
+        (
+            "torchvision/resnet50/V3",
+            "has no weights 'V3'; there are: IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT, or give a file",
+        ),
     ],
 )
 def test_an_unknown_backbone_is_named_with_what_there_is(name: str, says: str) -> None:
