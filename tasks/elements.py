@@ -19,10 +19,10 @@ def cut(data: bytes, box: Box | None, *, max_pixels: int) -> Image.Image:
     whole = images.decode(data, max_pixels=max_pixels).image
     if box is None:
         return whole
-    region = images.inside(box, *whole.size)
-    if region is None:
+    inside = images.inside(box, *whole.size)
+    if inside is None:
         raise images.Unreadable(images.Reason.OUTSIDE)
-    return whole.crop(tuple(region))
+    return whole.crop(inside)
 
 
 def id_of(data: bytes, uri: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -80,7 +80,7 @@ class RayDecoders:
         self._environment = ray.put(dict(environment))
         self._task: Any = ray.remote(num_cpus=1, max_retries=0)(look)
 
-    def map(self, works: Iterable[Work], frame: Frame) -> Iterator[Chunk]:
+    def map(self, works: Iterable[Work], frame: Frame) -> Generator[Chunk]:
         """A chunk a work. Raises what reading raises, such as Unavailable."""
         under_way: deque[tuple[Work, Any]] = deque()
         try:
