@@ -48,13 +48,14 @@ class Chunk:
     tag: int
     seen: list[Seen]  # a row each
     pixels: NDArray[np.uint8]  # (readable, height, width, 3): shared memory, good until `release`
-    read_seconds: float  # that the process waited for bytes
-    decode_seconds: float  # of processor time: reading, hashing and decoding
-    segment: Segment
+    read_seconds: float = 0.0  # that the process waited for bytes
+    decode_seconds: float = 0.0  # of processor time: reading, hashing and decoding
+    segment: Segment | None = None  # of the shared memory that they lie in
 
     def release(self) -> None:
         """The pixels are not needed any more. From any thread, once."""
-        self.segment.release()
+        if self.segment:
+            self.segment.release()
 
 
 class Decoders(Protocol):
@@ -99,7 +100,7 @@ class LocalDecoders:
                     pending.work.tag, seen, memory.reshape(shape), read_seconds, decode_seconds, pending.segment
                 )
         finally:
-            found.close()  # type: ignore[attr-defined]
+            found.close()
             with self._lock:
                 (self._all.remove if pool.closed else self._idle.append)(pool)
 

@@ -29,13 +29,10 @@ FACTS = "speed-{}"
 POINTLESS = {("cpu", "torch-fp16"), ("cuda", "onnx-fp32"), ("cuda", "onnx-int8")}
 
 
-@lru_cache(maxsize=3)
 def load_encoder(name: str, device: str, backend: str = FP32) -> Encoder:
     """An encoder, loaded once a process. Raises BadInput, naming the way out."""
     try:
-        where = resolve_device(device)
-        tower = _tower(name)
-        return backends.encoder_on(tower, backend=backend, device=where, keep=machine(where).file)
+        return _loaded(name, resolve_device(device), backend)
     except EncoderError as error:
         raise BadInput(str(error)) from None
 
@@ -108,6 +105,11 @@ def _processor() -> str:
 
 def _onnxruntime() -> str:
     return version("onnxruntime")
+
+
+@lru_cache(maxsize=3)
+def _loaded(name: str, device: str, backend: str) -> Encoder:
+    return backends.encoder_on(_tower(name), backend=backend, device=device, keep=machine(device).file)
 
 
 @lru_cache(maxsize=1)
