@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from tasks.decoding import Seen, Work
 from tasks.runners import LocalRunner, runner_of
 from tests.tasks.killed_embedding import made, result
 
-pytest.importorskip("ray")
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: uv sync --extra ray")
 FRAME = Frame(2, 2)
 
 
