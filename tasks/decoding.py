@@ -100,7 +100,7 @@ class LocalDecoders:
                     pending.work.tag, seen, memory.reshape(shape), read_seconds, decode_seconds, pending.segment
                 )
         finally:
-            found.close()  # type: ignore[attr-defined]
+            found.close()
             with self._lock:
                 (self._all.remove if pool.closed else self._idle.append)(pool)
 

@@ -34,6 +34,8 @@ from tasks import ingesting
 
 HOUSE = Path(__file__).parents[2]
 MARK = "KILLED_EMBEDDING"  # in the environment of all that a run starts
+TWO = {"DIPNET_RAY_EMBEDDERS": "2", "DIPNET_DECODERS": "2"}
+RAY_VICTIMS = ("ray::look", "ray::EmbeddingActor")
 GONE_S = 10.0  # for processes to notice that their parent is gone
 Rows = dict[int, tuple[Any, ...]]
 
@@ -64,9 +66,13 @@ class Run:
         """Those that the first process started itself."""
         return [pid for pid in self.living() if _about(pid)[1] == str(self.pid)]
 
-    def named(self, text: str) -> list[int]:
-        """Those whose command line has a text in it."""
-        return [pid for pid in self.living() if text in _read(pid, "cmdline")]
+    def descendants(self) -> list[int]:
+        """Its children and theirs. A process that renames itself, as Ray's do, has no environment to be known by."""
+        parents = {pid: int(_about(pid)[1] or 0) for pid in _pids()}
+        found = [self.pid]
+        for pid in found:
+            found += [child for child, parent in parents.items() if parent == pid]
+        return found[1:]
 
     def outcome(self) -> dict[str, Any]:
         """What it says at its end."""
@@ -122,6 +128,9 @@ class Nursery:
 
 def nurse() -> None:
     """Read orders, fork, and say which process it is, or, for a process, how it ended."""
+    import open_clip  # noqa: F401
+    import torchvision  # noqa: F401
+
     from flows import corpus  # noqa: F401  what the command imports when it runs
     from flows.cli import main
     from tasks import encoders, publishing, runners  # noqa: F401
@@ -278,6 +287,30 @@ def campaign(nursery: Nursery, corpus: str, scratch: Path, count: int, victims: 
                 restore(scratch)
         found.wrong.extend(f"{one}, after {blow}" for one in told)
     return found
+
+
+def ray_campaign(nursery: Nursery, corpus: str, scratch: Path, count: int) -> Campaign:
+    """Kill so many workers of Ray, in turns one that decodes and an actor that encodes, while runs go on to their ends."""
+    chance, whole = random.Random(count), undisturbed(nursery, corpus, scratch)
+    kills: Counter[str] = Counter()
+    wrong: list[str] = []
+    while kills.total() < count:
+        with nursery.embedding(corpus, "--runner", "ray", TMPDIR=_temporary(scratch), **TWO) as run:
+            while run.running() and kills.total() < count:
+                victim = RAY_VICTIMS[kills.total() % len(RAY_VICTIMS)]
+                before = made()
+                while run.running() and len(made()) <= len(before):  # so that nobody dies thrice for nothing
+                    time.sleep(0.05)
+                time.sleep(chance.uniform(0.0, 0.5))
+                before = made()
+                pids = [pid for pid in run.descendants() if victim in _read(pid, "cmdline")]
+                kills[victim] += bool(pids) and strike(chance.choice(pids))
+                wrong += redone(before)
+            wrong += [] if run.outcome()["shards_done"] == len(whole.result) else ["shards were not counted"]
+            wrong += ["processes were left"] * (not gone(run)) + whole.differs()
+        wrong += [f"{path} was left" for path in Path(scratch / "tmp").iterdir()]
+        restore(scratch)
+    return Campaign(kills, wrong, 0)
 
 
 def redone(before: Rows) -> list[str]:

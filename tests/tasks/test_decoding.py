@@ -144,7 +144,7 @@ def test_works_are_asked_for_only_so_far_ahead(decoders: LocalDecoders, files: l
         assert chunk.tag == taken
         chunk.release()
         assert len(asked) <= taken + 1 + 3 * decoders.workers
-    found.close()  # type: ignore[attr-defined]
+    found.close()
     assert reds(decoders, [work(files[3:5])]) == {0: [30, 40]}  # what was left does no harm
 
 
