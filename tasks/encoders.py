@@ -95,21 +95,20 @@ def recall(encoder: Encoder, device: str) -> list[Measured]:
 def machine(device: str) -> Remembered:
     """What is remembered of this machine as it is: another processor, core count or library has findings of its own."""
     on = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    return Remembered((on, str(crew.cores()), device, f"torch {torch.__version__}", f"onnxruntime {_onnxruntime()}"))
+    return Remembered(
+        (on, str(crew.cores()), device, f"torch {torch.__version__}", f"onnxruntime {version('onnxruntime')}")
+    )
 
 
 def _processor() -> str:
-    """The model's name, where the kernel tells it."""
+    """The model and what it can do, where the kernel tells it: virtual machines of one name may be of several kinds."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "model\t", "flags"))]
-    return " ".join(models[:3]) or platform.machine()
-
-
-def _onnxruntime() -> str:
-    return version("onnxruntime")
+    told = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    found = {name.strip(): value.strip() for name, value in told.items()}
+    return " ".join([found.get("model name", platform.machine()), found.get("flags", found.get("Features", ""))])
 
 
 @lru_cache(maxsize=3)

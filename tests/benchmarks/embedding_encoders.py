@@ -30,6 +30,7 @@ from models.settings import Settings
 from tasks.compute import images, speed
 from tasks.compute.backends import framed
 from tasks.compute.encoder import Encoder
+from tasks.compute.frame import Frame
 from tasks.encoders import load_encoder, measure_backends
 from tests.benchmarks.harness import Check, say
 
@@ -50,7 +51,7 @@ ON_H100 = {"ViT-B-32": 30_000, "ViT-L-14": 2_500}
 
 
 def encoder_alone_rate(encoder: Encoder, batch: int, seconds: float) -> float:
-    """Images a second that an encoder takes when nothing else runs, from batches that are there already."""
+    """Images a second that an encoder takes when nothing else runs, of batches that are there already."""
     pixels = np.resize(speed.scenes(8, encoder.frame.height, encoder.frame.width), (batch, *_shape(encoder)))
     encoder.encode_pixels(pixels)
     done, started = 0, time.monotonic()
@@ -81,8 +82,9 @@ def preprocessing(*, quick: bool) -> list[Check]:
     with tempfile.TemporaryDirectory(prefix="dipnet-preprocessing-") as folder:
         for label, name, trained in _encoders(Path(folder)):
             encoder = load_encoder(name, "auto")
-            cosines = {told: _cosines(encoder, files, size) for told, size in _sizes(quick)}
-            found += _checks(label, cosines, trained=trained, photographs=len(files))
+            for told, frame in _frames(label, encoder):
+                cosines = {size: _cosines(encoder, frame, files, sides) for size, sides in _sizes(quick)}
+                found += _checks(told, cosines, trained=trained, photographs=len(files))
     return found
 
 
@@ -160,13 +162,21 @@ def _sizes(quick: bool) -> list[tuple[str, tuple[int, int] | None]]:
     return [*sized, ("as they are", None)]
 
 
-def _cosines(encoder: Encoder, pictures: list[Image.Image], size: tuple[int, int] | None) -> NDArray[np.float32]:
+def _frames(label: str, encoder: Encoder) -> Iterator[tuple[str, Frame]]:
+    """An encoder's own frame; for a backbone also CLIP's, since no trained CLIP is at hand."""
+    yield label, encoder.frame
+    if encoder.frame.resize:
+        yield f"{label}, in CLIP's frame", Frame(224, 224)
+
+
+def _cosines(
+    encoder: Encoder, frame: Frame, pictures: list[Image.Image], size: tuple[int, int] | None
+) -> NDArray[np.float32]:
     """Of each photograph that is large enough, as JPEG of quality 90."""
     files = [_jpeg(picture, size) for picture in pictures if size is None or _is_larger(picture, size)]
-    settings = Settings()
-    limits = images.Limits(settings.max_pixels, settings.image_seconds)
-    ours = np.stack([images.look(data, encoder.frame, [None], limits).pixels[0] for data in files])
-    theirs = np.stack([framed(Image.open(io.BytesIO(data)).convert("RGB"), encoder.frame) for data in files])
+    limits = images.Limits(Settings().max_pixels)
+    ours = np.stack([images.look(data, frame, [None], limits).pixels[0] for data in files])
+    theirs = np.stack([framed(Image.open(io.BytesIO(data)).convert("RGB"), frame) for data in files])
     found: NDArray[np.float32] = (encoder.encode_pixels(ours) * encoder.encode_pixels(theirs)).sum(axis=1)
     return found
 
