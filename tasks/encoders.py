@@ -37,6 +37,11 @@ def load_encoder(name: str, device: str, backend: str = FP32) -> Encoder:
         raise BadInput(str(error)) from None
 
 
+def encoder_named(name: str, settings: Settings) -> str:
+    """`default` is the settings' encoder."""
+    return settings.encoder if name == "default" else name
+
+
 def encode_words(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
     """Unit vectors (n, dim) of texts. Raises BadInput for an encoder of images alone."""
     try:
