@@ -93,7 +93,8 @@ def _measured(folder: Path, corpus: str, count: int) -> dict[str, float]:
     ingesting.ingest(IngestPlan(corpus=corpus, prefix=str(folder / "images")))
     clock = Clock()
     with (
-        clock.on(embedding, "embed_shards"), clock.on(pipeline, "run"), clock.on(shards, "open_shard"), clock.on(shards, "put_away"),
+        clock.on(embedding, "embed_shards"), clock.on(pipeline, "run"),
+        clock.on(shards, "open_shard"), clock.on(shards, "put_away"),
         clock.on(pipeline.Job, "vectors"), clock.on(FileClaims, "take"), clock.on(FileClaims, "release"),
     ):  # fmt: skip
         started = time.monotonic()
