@@ -35,6 +35,7 @@ STORE_BYTES = 1_000_000_000  # of pixels under way, on this machine's own cluste
 # Idle workers are kept: another one would import everything anew. And they are what this machine is to do, so not nice.
 SYSTEM = {"num_workers_soft_limit": 1_024, "worker_niceness": 0}
 cluster: Any = ray  # whose own hints know nothing of an actor's options or of what a cluster has
+SHORT = 24  # characters of a temporary folder, below which Ray's sockets have paths that systems allow
 ASK_EVERY_S = 0.5
 MOST_DEATHS = 3  # of actors in a row that completed nothing
 
@@ -122,7 +123,8 @@ class RayRunner:
 
     def _start(self) -> None:
         """A cluster of our own, on loopback where `runner_of` imported Ray. Raises Unavailable."""
-        self._folder = tempfile.mkdtemp(prefix="dipnet-ray-")
+        short = len(tempfile.gettempdir()) <= SHORT
+        self._folder = tempfile.mkdtemp(prefix="dipnet-ray-", dir=None if short else "/tmp")  # noqa: S108  made by mkdtemp
         try:
             ray.init(
                 num_cpus=self._settings.decoders or len(os.sched_getaffinity(0)),

@@ -1,10 +1,15 @@
-"""Two embedders on PostgreSQL share the shards of one corpus, as they do on SQLite."""
+"""Embedding beside real servers: PostgreSQL, which two embedders share, and Prefect, which sees what Ray does."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
+from flows.corpus import embed_corpus
+from models.plans import EmbedPlan
 from tests.tasks.killed_embedding import Nursery, corpus_of, labels, made, result, strike
 
 SHARDS, OF = 6, 20
@@ -35,3 +40,18 @@ def test_two_embedders_share_the_shards_and_a_third_takes_over(
                 assert one.running()
             strike(one.pid)
             assert other.outcome()["vectors"] == SHARDS * OF
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: uv sync --extra ray")
+def test_on_ray_a_group_of_shards_is_a_task_run(
+    prefect_server: None, draw: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIPNET_SHARD_SIZE", "20")
+    corpus_of(draw("pool", 60), "pool")
+    state = embed_corpus(EmbedPlan(corpora=["pool"], runner="ray"), return_state=True)
+    (told,) = state.result()
+    assert (told.shards_done, told.vectors) == (3, 60)
+    with get_client(sync_client=True) as client:
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        names = [run.name.rpartition("-")[0] for run in client.read_task_runs(flow_run_filter=wanted)]
+    assert sorted(names) == ["count_embedded", *["embed_shards_on_ray"] * 3, "pending_shards"]
