@@ -5,11 +5,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlmodel import select
 
 from flows.corpus import embed_corpus
+from models.corpus import EmbeddedShard
 from models.plans import EmbedPlan
+from storage import tables, vectors
+from storage.objects import verified
+from storage.stores import open_stores
 from tests.tasks.killed_embedding import (
     Nursery,
+    Rows,
     Run,
     campaign,
     corpus_of,
@@ -95,3 +101,48 @@ def test_killed_twenty_times_at_random_instants_it_gives_the_same(pool: Path, nu
     assert not found.wrong
     assert found.kills.total() == 20
     assert set(labels().values()) == {1}
+
+
+def vectors_of() -> dict[str, bytes]:
+    """The vector of each image, by its name."""
+    with open_stores() as stores:
+        found = {}
+        for row in stores.db.exec(select(EmbeddedShard)).all():
+            ids = tables.read(stores.objects, row.ids_key, row.ids_sha256)
+            rows = vectors.from_npy(verified(stores.objects, row.vectors_key, row.vectors_sha256))
+            names = [Path(uri).name for uri in ids.column("uri").to_pylist()]
+            found |= {name: vector.tobytes() for name, vector in zip(names, rows, strict=True)}
+        return found
+
+
+def test_images_that_are_mended_get_vectors_on_request_and_others_keep_theirs(pool: Path, nursery: Nursery) -> None:
+    away = [pool / f"{number:04d}.png" for number in (3, 31, 32, 200)]
+    for file in away:
+        file.rename(file.with_suffix(".away"))
+    (told,) = embed_corpus.fn(PLAN)
+    assert told.quarantined == {"missing": 4, "empty file": 1, "truncated or corrupt": 1}
+    before, rows = vectors_of(), made()
+    for file in away:
+        file.with_suffix(".away").rename(file)  # its time of modification is as it was listed
+    with nursery.embedding("pool", "--retry") as run:  # killed before, while or after one of three shards is mended
+        until_other(run, rows)
+        strike(run.pid)
+        run.wait()
+    while_mending = vectors_of()
+    assert before.items() <= while_mending.items()
+    (told,) = embed_corpus.fn(PLAN.model_copy(update={"retry": True}))
+    after = vectors_of()
+    assert told.quarantined == {"empty file": 1, "truncated or corrupt": 1}
+    assert before.items() <= after.items()
+    assert sorted(after.keys() - before.keys()) == [file.name for file in away]
+    assert set(labels().values()) == {1} and len(labels()) == SHARDS * OF - 2
+    untouched = [shard for shard in rows if shard not in (1, 2, 4, 7)]
+    assert {shard: made()[shard] for shard in untouched} == {shard: rows[shard] for shard in untouched}
+
+
+def until_other(run: Run, rows: Rows) -> None:
+    """Wait until a shard is another one."""
+    deadline = time.monotonic() + 120
+    while made() == rows:
+        assert run.running() and time.monotonic() < deadline
+        time.sleep(0.01)
