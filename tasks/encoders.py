@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.errors import BadInput
 from models.settings import Settings
-from storage.remembered import Remembered
+from storage.remembered import Remembered, cache_folder
 from tasks.compute import backends, crew, speed, torchvision_encoder
 from tasks.compute.encoder import BACKENDS, FP32, Encoder, EncoderError, Tower, resolve_device
 from tasks.compute.open_clip_encoder import open_clip_tower
@@ -70,12 +71,9 @@ def choose_backend(name: str, settings: Settings, *, images: int) -> str:
 def measure_backends(name: str, device: str) -> list[Measured]:
     """Every backend that may run here, measured now and remembered on this machine."""
     plain, where = load_encoder(name, device), resolve_device(device)
-    keep = machine(where).file
-
-    def build(backend: str) -> Encoder:
-        return backends.encoder_on(_tower(name), backend=backend, device=where, keep=keep)
-
-    found = speed.compare(plain, build, [one for one in BACKENDS if (where, one) not in POINTLESS])
+    found = speed.compare(
+        plain, partial(_built, name, where), [one for one in BACKENDS if (where, one) not in POINTLESS]
+    )
     facts = {"encoder": name, "measured": [one._asdict() for one in found]}
     machine(where).keep_facts(FACTS.format(plain.spec.key), facts)
     return found
@@ -113,6 +111,12 @@ def _processor() -> str:
 
 @lru_cache(maxsize=3)
 def _loaded(name: str, device: str, backend: str) -> Encoder:
+    return _built(name, device, backend)
+
+
+def _built(name: str, device: str, backend: str) -> Encoder:
+    """An encoder of its own. torch keeps what it compiled, as code, in a shared folder unless it is given one."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     return backends.encoder_on(_tower(name), backend=backend, device=device, keep=machine(device).file)
 
 
