@@ -8,6 +8,7 @@ DipnetError
 ├── Incompatible       two things that must not meet: other encoder's vectors, a newer database   (exit code 3)
 ├── CorruptData        stored bytes are not what was written           (exit code 4)
 └── Unavailable        an outside system did not answer or refused us  (exit code 5)
+    └── Collided       another dipnet wrote the same rows first: what is there is kept, and done again it finds them
 """
 
 from __future__ import annotations
@@ -53,3 +54,7 @@ class Unavailable(DipnetError):
     """An outside system did not answer, or refused us."""
 
     exit_code = 5
+
+
+class Collided(Unavailable):
+    """Another dipnet wrote the same rows first."""

@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchM
 from sqlalchemy.orm.exc import StaleDataError
 from sqlmodel import Session
 
-from models.errors import BadSettings, CorruptData, Incompatible, Unavailable
+from models.errors import BadSettings, Collided, CorruptData, Incompatible, Unavailable
 from storage.locks import alone
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -61,7 +61,7 @@ def transaction(engine: Engine) -> Iterator[Session]:
             yield session
             session.commit()
     except (IntegrityError, StaleDataError):  # the latter: a row that was to change is gone
-        raise Unavailable(
+        raise Collided(
             "another dipnet wrote the same rows first; run the command again: what is there is kept"
         ) from None
     except OperationalError as error:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from sqlmodel import Session
 
 from models.elements import place_of
-from models.errors import BadSettings, CorruptData
+from models.errors import BadSettings, Collided, CorruptData
 from models.settings import Settings, load_settings
 from storage import locks
 from storage.cache import Cache
@@ -21,6 +24,10 @@ from storage.labelers import Labeler, OracleLabeler
 from storage.media import Signer, media_of, webhook_path
 from storage.objects import ObjectStore, open_store, require_at_most
 from storage.remembered import cache_folder
+
+T = TypeVar("T")
+
+COLLISIONS = 5  # that are put up with before somebody has to look
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,15 @@ def open_stores(settings: Settings | None = None) -> Iterator[Stores]:
             yield Stores(settings=chosen, db=db, objects=objects)
     finally:
         engine.dispose()
+
+
+def insist(work: Callable[[], T]) -> T:
+    """Do it again when another dipnet wrote the same rows first: the second time they are found. It has to bear that."""
+    for _ in range(COLLISIONS):
+        with suppress(Collided):
+            return work()
+        time.sleep(random.uniform(0.01, 0.1))  # noqa: S311  so that two do not meet again
+    return work()
 
 
 @contextmanager

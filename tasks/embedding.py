@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 
-from models.corpus import EncoderSpec
+from models.corpus import EmbeddingSet, EncoderSpec, Shard
 from models.errors import BadInput
 from models.settings import Settings, load_settings
 from models.values import Embedded, EmbeddedGroup
 from storage import corpora
 from storage.claims import Claims, claims_of
-from storage.stores import Stores, open_stores
+from storage.stores import Stores, insist, open_stores
 from tasks import pipeline, shards, stages, steps
 from tasks.compute.encoder import Encoder, Spec, resolve_device
 from tasks.decoding import Chunk, Decoders, local_decoders
@@ -32,23 +33,30 @@ def pending_shards(corpus_name: str, encoder_name: str, *, backend: str = "", re
     The encoder is registered on the way, and what it runs on is chosen: a set stays with what made it, unless told
     otherwise. Raises BadInput for an encoder or a backend that cannot be had.
     """
+    settings = load_settings()
+    spec = load_encoder(encoder_name or settings.encoder, settings.device).spec
+    held, pending = insist(lambda: _pending(corpus_name, spec, retry=retry))
+    if pending and (backend or not held.backend):
+        asked = settings.model_copy(update={"backend": backend}) if backend else settings
+        # No lock is held while backends are measured, which may take minutes.
+        held.backend = choose_backend(spec.name, asked, images=sum(shard.images for shard in pending))
+        with open_stores() as stores:
+            stores.db.add(held)
+    return [shard.id or 0 for shard in pending]
+
+
+def _pending(corpus_name: str, spec: Spec, *, retry: bool) -> tuple[EmbeddingSet, list[Shard]]:
+    """A corpus's set under an encoder, and the shards of it that there is something to do for."""
     with open_stores() as stores:
-        settings = stores.settings
         corpus = corpora.get_corpus(stores.db, name=corpus_name)
-        encoder = register(stores, load_encoder(encoder_name or settings.encoder, settings.device).spec)
+        encoder = register(stores, spec)
         held = corpora.embedding_set(stores.db, corpus_id=corpus.id or 0, encoder_id=encoder.id or 0)
         done = {row.shard_id: row for row in corpora.embedded_rows(stores.db, set_id=held.id or 0)}
-        pending = [
+        return held, [
             shard
             for shard in corpora.shards_of(stores.db, corpus_id=corpus.id or 0)
             if shard.id not in done or (retry and done[shard.id].quarantined)
         ]
-        if pending and (backend or not held.backend):
-            asked = settings.model_copy(update={"backend": backend}) if backend else settings
-            stores.db.commit()  # hold no lock while backends are measured, which may take minutes
-            held.backend = choose_backend(encoder.name, asked, images=sum(shard.images for shard in pending))
-            stores.db.add(held)
-    return [shard.id or 0 for shard in pending]
 
 
 @step()
@@ -122,9 +130,7 @@ class Embedder:
         """Embed what nobody else is at work on; return the others."""
         self._left = []
         plain = load_encoder(self._name, self._settings.device)
-        with open_stores(self._settings) as stores:
-            spec = register(stores, plain.spec)
-            backend = corpora.backend_of(stores.db, encoder_id=spec.id or 0, shard_ids=shard_ids)
+        spec, backend = insist(lambda: self._registered(plain.spec, shard_ids))
         encoder = _on(backend, self._name, self._settings.device)
         bar = bar_of(self._settings, shard_ids)
         batches = Batches(encoder, batch_size or encoder.batch, self._meter)
@@ -137,6 +143,12 @@ class Embedder:
         finally:
             batches.close()
         return self._left
+
+    def _registered(self, spec: Spec, shard_ids: Sequence[int]) -> tuple[EncoderSpec, str]:
+        """The encoder's row, and what these shards are to be made with."""
+        with open_stores(self._settings) as stores:
+            encoder = register(stores, spec)
+            return encoder, corpora.backend_of(stores.db, encoder_id=encoder.id or 0, shard_ids=shard_ids)
 
     def outcome(self) -> EmbeddedGroup:
         """What was done until now."""
@@ -155,7 +167,7 @@ class Embedder:
             if not self._claims.take(name):
                 self._left.append(shard_id)
                 continue
-            opened = shards.open_shard(shard_id, spec, retry=self._retry)
+            opened = insist(partial(shards.open_shard, shard_id, spec, retry=self._retry))
             if opened is None:
                 self._claims.release(name)
                 continue
@@ -165,7 +177,7 @@ class Embedder:
     def _finish(self, job: Job, backend: str) -> None:
         """In the writer's thread."""
         opened = self._opened.pop(job.tag)
-        shards.put_away(opened, job, backend=backend)
+        insist(lambda: shards.put_away(opened, job, backend=backend))
         self._claims.release(claim_of(job.tag, opened.encoder))
         self._done += 1
 
