@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -225,7 +225,12 @@ def demo(
 
 @app.command()
 def doctor(
-    encoder: Annotated[bool, typer.Option("--encoder", help="Load the encoder too.")] = False,
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="Load this encoder too (default: the one of DIPNET_ENCODER), and measure what to expect of it."
+        ),
+    ] = "",
     settings: Annotated[bool, typer.Option("--settings", help="List every setting instead.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -235,7 +240,27 @@ def doctor(
     if settings:
         console.show(checking.settings_rows(), as_json=as_json, title="settings")
         return
-    rows = checking.checks(load_encoder_too=encoder)
-    console.show(rows, as_json=as_json, title="dipnet doctor")
+    rows = checking.checks(encoder)
+    if rows[-1]["check"] == "encoder" and rows[-1]["ok"]:
+        _measured(rows, encoder, as_json=as_json)
+    else:
+        console.show(rows, as_json=as_json, title="dipnet doctor")
     if any(row["ok"] is False for row in rows):
         sys.exit(1)
+
+
+def _measured(rows: list[dict[str, Any]], encoder: str, *, as_json: bool) -> None:
+    """The checks, and how fast embedding with an encoder should be here."""
+    from tasks import machine
+
+    if not as_json:
+        console.show(rows, as_json=False, title="dipnet doctor")
+        console.headline("measuring the encoder: some minutes, best with nothing else running …")
+    found = machine.measure(encoder)
+    if as_json:
+        console.show({"checks": rows, "machine": found}, as_json=True)
+        return
+    told = f"{found['encoder']} on {found['device']}, {found['cores']} cores"
+    console.show(found["backends"], as_json=False, title=f"backends: {told}")
+    console.show(found["decoding"], as_json=False, title="reading and decoding")
+    console.show(found["expect"], as_json=False, title="what to expect of embedding")

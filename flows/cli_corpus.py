@@ -97,4 +97,8 @@ def embed(
     )
     with console.progress():
         found = call(embed_corpus)(plan)
-    console.show(found, as_json=as_json, title="embedded")
+    if as_json:
+        console.show(found, as_json=True)
+        return
+    for one in found:  # a table of them all would not fit a terminal
+        console.show(one, as_json=False, title=f"embedded {one.corpus}")

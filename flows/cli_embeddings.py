@@ -63,9 +63,8 @@ def embeddings_import(
         found = importing_vectors.import_vectors(plan)
     console.show(found, as_json=as_json)
     if found.shards_left and not as_json:
-        console.headline(
-            f"{found.shards_left} shards have no vectors yet; what is left is made with: dipnet embed {corpus}"
-        )
+        rest = "import their vectors too" if found.declared else f"dipnet embed {corpus} --encoder {found.encoder}"
+        console.headline(f"{found.shards_left} shards have no vectors of this encoder yet; next: {rest}")
 
 
 @embeddings_app.command("export")

@@ -37,7 +37,8 @@ class Settings(BaseSettings):
         description="local room for vectors and indexes of an S3 root; least recently used go first",
     )
     encoder: str = Field(
-        "ViT-B-32/laion2b_s34b_b79k", description="MODEL/PRETRAINED of open_clip, or the folder of a local checkpoint"
+        "ViT-B-32/laion2b_s34b_b79k",
+        description="MODEL/PRETRAINED of open_clip, the folder of a local checkpoint, or torchvision/MODEL/WEIGHTS",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where encoders run")
     shard_size: int = Field(10_000, ge=1, le=1_000_000, description="images in a shard at most")
@@ -48,7 +49,7 @@ class Settings(BaseSettings):
     backend: str = Field(
         "auto",
         description="what encoders run on: auto for the fastest that was measured on this machine, or torch-fp32, "
-        "torch-bf16, torch-fp16, compile-fp32, compile-bf16, onnx-int8",
+        "torch-bf16, torch-fp16, compile-fp32, compile-bf16, onnx-fp32, onnx-int8",
     )
     runner: Literal["local", "ray"] = Field("local", description="where shards are embedded")
     ray_address: str = Field("", description="address of a Ray cluster; empty: one is started on this machine")

@@ -14,7 +14,7 @@ from storage.objects import ObjectStore, S3Store
 
 BLOCK = 512
 # Of a file, only headers and small texts are read; a request to S3 takes as long as reading a megabyte.
-LOOK_BYTES, LOOK_BYTES_S3 = 16_384, 1_048_576
+LOOK_BYTES, LOOK_BYTES_S3 = 65_536, 1_048_576
 MOST_NAME_BYTES = 65_536  # a name, or a header of pax with one
 SUFFIX = ".tar"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4")
@@ -156,7 +156,7 @@ def _require_header(header: bytes) -> None:
         raise Damaged from None
     rest = header[:148] + b" " * 8 + header[156:]
     unsigned = sum(rest)
-    if told not in (unsigned, unsigned - 256 * sum(byte > 127 for byte in rest)):
+    if told != unsigned and told != unsigned - 256 * sum(byte > 127 for byte in rest):
         raise Damaged
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,7 @@ AHEAD = 32  # objects, or spans of tars, that are on their way or waited for
 # Threads that ask S3. A server near by is busy with a dozen; where each answer takes its time, more are on their way.
 ASKING, ASKING_FAR, AHEAD_FAR = 12, 64, 96
 FAR_S = 0.01  # of the quickest answer
+STACK_BYTES = 1_048_576  # of such a thread; the system's eight times that would count against a process's bounds
 SPAN_BYTES = 4_000_000  # neighbouring members of a tar are read together up to this
 GAP_BYTES = 64_000  # between two members of a span at most: headers, and small members that nobody asked for
 IN_FLIGHT_BYTES = 32_000_000  # held of S3's answers that nobody has taken yet; one answer may always be held
@@ -255,7 +257,11 @@ class _Remotes:
         """Put a request on its way."""
         number, self._asked = self._asked, self._asked + 1
         share = self._room.share(number)
-        future = self._pool().submit(self._reader.fetch, ask.uri, ask.etag, ask.span, share)
+        usual = threading.stack_size(STACK_BYTES)  # submitting may start a thread
+        try:
+            future = self._pool().submit(self._reader.fetch, ask.uri, ask.etag, ask.span, share)
+        finally:
+            threading.stack_size(usual)
         return _Remote(ask, future, self._room, number)
 
     def _pool(self) -> ThreadPoolExecutor:

@@ -15,7 +15,7 @@ from models.errors import DipnetError
 from models.settings import PREFIX, Settings, load_settings
 from storage.media import HEALTH, MARK, Signer
 from storage.stores import open_stores
-from tasks.encoders import load_encoder
+from tasks.encoders import encoder_named, load_encoder
 
 Row = dict[str, Any]
 CLOCKS_DIFFER = timedelta(minutes=10)  # for how long the question is good, where clocks disagree
@@ -34,15 +34,15 @@ def settings_rows() -> list[Row]:
     ]
 
 
-def checks(*, load_encoder_too: bool) -> list[Row]:
-    """A row a check: what, ok (None: not configured), detail."""
+def checks(encoder: str = "") -> list[Row]:
+    """A row a check: what, ok (None: not configured), detail. An encoder is loaded when it is named."""
     rows = [_check("settings", lambda: f"root {load_settings().root}")]
     if not rows[0]["ok"]:
         return rows
     rows += [_check("database", _database), _check("object store", _object_store), _check("prefect", _prefect)]
     rows += [_check("labeller", _labeler), _check("receiver", _receiver)]
-    if load_encoder_too:
-        rows.append(_check("encoder", _encoder))
+    if encoder:
+        rows.append(_check("encoder", lambda: _encoder(encoder)))
     return rows
 
 
@@ -116,7 +116,7 @@ def _receiver() -> str:
     return f"{url} answers, and knows the same secret"
 
 
-def _encoder() -> str:
+def _encoder(name: str) -> str:
     settings = load_settings()
-    spec = load_encoder(settings.encoder, settings.device).spec
+    spec = load_encoder(encoder_named(name, settings), settings.device).spec
     return f"{spec.name}: {spec.dim} dimensions, weights {spec.weights_sha256[:12]}"

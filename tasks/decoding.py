@@ -100,9 +100,12 @@ class LocalDecoders:
                     pending.work.tag, seen, memory.reshape(shape), read_seconds, decode_seconds, pending.segment
                 )
         finally:
-            found.close()  # type: ignore[attr-defined]
+            found.close()
             with self._lock:
-                (self._all.remove if pool.closed else self._idle.append)(pool)
+                if not pool.closed:
+                    self._idle.append(pool)
+                elif pool in self._all:
+                    self._all.remove(pool)
 
     def rest(self) -> None:
         """End processes that have nothing to do; they start again when they are needed."""

@@ -10,7 +10,7 @@ import math
 import os
 import selectors
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING
 
 from models import errors
@@ -45,7 +45,7 @@ class Pool:
         self._lost = 0
         self.closed = False
 
-    def map(self, works: Iterable[Work], frame: Frame) -> Iterator[Pending]:
+    def map(self, works: Iterable[Work], frame: Frame) -> Generator[Pending]:
         """Works with their answers, in order; more are asked for as those before are taken. Raises what reading raises.
 
         The segment of each is the caller's to release.

@@ -45,6 +45,7 @@ def pending_shards(corpus_name: str, encoder_name: str, *, backend: str = "", re
         ]
         if pending and (backend or not held.backend):
             asked = settings.model_copy(update={"backend": backend}) if backend else settings
+            stores.db.commit()  # hold no lock while backends are measured, which may take minutes
             held.backend = choose_backend(encoder.name, asked, images=sum(shard.images for shard in pending))
             stores.db.add(held)
     return [shard.id or 0 for shard in pending]
@@ -127,6 +128,7 @@ class Embedder:
         encoder = _on(backend, self._name, self._settings.device)
         bar = bar_of(self._settings, shard_ids)
         batches = Batches(encoder, batch_size or encoder.batch, self._meter)
+        self._meter.begin()
         try:
             pipeline.run(
                 self._jobs(shard_ids, spec), self._decoders, batches, frame=encoder.frame,

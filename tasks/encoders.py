@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.errors import BadInput
 from models.settings import Settings
-from storage.remembered import Remembered
+from storage.remembered import Remembered, cache_folder
 from tasks.compute import backends, crew, speed, torchvision_encoder
 from tasks.compute.encoder import BACKENDS, FP32, Encoder, EncoderError, Tower, resolve_device
 from tasks.compute.open_clip_encoder import open_clip_tower
@@ -29,15 +30,17 @@ FACTS = "speed-{}"
 POINTLESS = {("cpu", "torch-fp16"), ("cuda", "onnx-fp32"), ("cuda", "onnx-int8")}
 
 
-@lru_cache(maxsize=3)
 def load_encoder(name: str, device: str, backend: str = FP32) -> Encoder:
     """An encoder, loaded once a process. Raises BadInput, naming the way out."""
     try:
-        where = resolve_device(device)
-        tower = _tower(name)
-        return backends.encoder_on(tower, backend=backend, device=where, keep=machine(where).file)
+        return _loaded(name, resolve_device(device), backend)
     except EncoderError as error:
         raise BadInput(str(error)) from None
+
+
+def encoder_named(name: str, settings: Settings) -> str:
+    """`default` is the settings' encoder."""
+    return settings.encoder if name == "default" else name
 
 
 def encode_words(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -68,12 +71,9 @@ def choose_backend(name: str, settings: Settings, *, images: int) -> str:
 def measure_backends(name: str, device: str) -> list[Measured]:
     """Every backend that may run here, measured now and remembered on this machine."""
     plain, where = load_encoder(name, device), resolve_device(device)
-    keep = machine(where).file
-
-    def build(backend: str) -> Encoder:
-        return backends.encoder_on(_tower(name), backend=backend, device=where, keep=keep)
-
-    found = speed.compare(plain, build, [one for one in BACKENDS if (where, one) not in POINTLESS])
+    found = speed.compare(
+        plain, partial(_built, name, where), [one for one in BACKENDS if (where, one) not in POINTLESS]
+    )
     facts = {"encoder": name, "measured": [one._asdict() for one in found]}
     machine(where).keep_facts(FACTS.format(plain.spec.key), facts)
     return found
@@ -93,21 +93,31 @@ def recall(encoder: Encoder, device: str) -> list[Measured]:
 def machine(device: str) -> Remembered:
     """What is remembered of this machine as it is: another processor, core count or library has findings of its own."""
     on = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    return Remembered((on, str(crew.cores()), device, f"torch {torch.__version__}", f"onnxruntime {_onnxruntime()}"))
+    return Remembered(
+        (on, str(crew.cores()), device, f"torch {torch.__version__}", f"onnxruntime {version('onnxruntime')}")
+    )
 
 
 def _processor() -> str:
-    """The model's name, where the kernel tells it."""
+    """The model and what it can do, where the kernel tells it: virtual machines of one name may be of several kinds."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "model\t", "flags"))]
-    return " ".join(models[:3]) or platform.machine()
+    told = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    found = {name.strip(): value.strip() for name, value in told.items()}
+    return " ".join([found.get("model name", platform.machine()), found.get("flags", found.get("Features", ""))])
 
 
-def _onnxruntime() -> str:
-    return version("onnxruntime")
+@lru_cache(maxsize=3)
+def _loaded(name: str, device: str, backend: str) -> Encoder:
+    return _built(name, device, backend)
+
+
+def _built(name: str, device: str, backend: str) -> Encoder:
+    """An encoder of its own. torch keeps what it compiled, as code, in a shared folder unless it is given one."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    return backends.encoder_on(_tower(name), backend=backend, device=device, keep=machine(device).file)
 
 
 @lru_cache(maxsize=1)

@@ -121,7 +121,8 @@ class _Work:
                     self._use(self._rows(shard_id, seen))
                 else:
                     self._finish(opened, seen)
-        self._take_unread(unread, claims, decoders)
+        if unread:
+            self._take_unread(unread, claims, decoders)
 
     def _take_unread(self, shard_ids: Sequence[int], claims: Claims, decoders: Decoders) -> None:
         """The same, of images that are read on the way."""
@@ -134,8 +135,12 @@ class _Work:
                     self.counts["left"] += 1
                     continue
                 name = claim_of(shard_id, self.encoder)
-                found = self._open(shard_id, mine=claims.take(name))
-                if found is not None:
+                mine = claims.take(name)
+                found = self._open(shard_id, mine=mine)
+                if found is None:
+                    if mine:
+                        claims.release(name)
+                else:
                     opened[shard_id], jobs[shard_id] = found, found.job(shard_id)
                     yield from jobs[shard_id].works()
 

@@ -45,13 +45,18 @@ class Meter:
 
     workers: int
     cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    started: float = field(default_factory=time.monotonic)
+    started: float = 0.0
     images: int = 0
     bytes: int = 0
     read_seconds: float = 0.0  # that decoders waited for bytes, all together
     decode_seconds: float = 0.0  # of processor time
     encode_seconds: float = 0.0  # that the encoder was busy
-    own_seconds: float = field(default_factory=lambda: -time.process_time())  # of processor time in this process
+    used_before: float = 0.0  # of processor time by this process
+
+    def begin(self) -> None:
+        """Now, unless it has begun: loading the network is not what a run is measured by."""
+        if not self.started:
+            self.started, self.used_before = time.monotonic(), time.process_time()
 
     def add(self, chunk: Chunk) -> None:
         """A chunk was decoded."""
@@ -62,12 +67,12 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
-        return time.monotonic() - self.started
+        """Since it has begun."""
+        return time.monotonic() - self.started if self.started else 0.0
 
     def processor_seconds(self) -> float:
         """That this process has used since the start: on a CPU, what encoding took."""
-        return self.own_seconds + time.process_time()
+        return time.process_time() - self.used_before if self.started else 0.0
 
 
 @dataclass

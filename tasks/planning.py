@@ -324,7 +324,7 @@ def _check_pool(stores: Stores, plan: CampaignPlan, inputs: Inputs, coming: Next
     size = int(open_pool(stores, coming.shards, inputs.encoder, condition=condition).sizes.sum())
     if plan.standing:
         return
-    if not size:
+    if condition and not size:
         raise BadInput(f"no image of the pool meets the filter {condition}; widen it, or leave it out")
     if plan.policy.budget > size:
         filtered = f" that meet {condition}" if condition else ""

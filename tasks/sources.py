@@ -26,6 +26,8 @@ AT_ONCE = 65_536  # listed objects that are held as Python's before they become 
 S3, WEB, ELSEWHERE = "s3://", r"(?i)^https?://", r"^[A-Za-z][A-Za-z0-9+.-]*://"
 NO_TEXT = "files with names that are no text"
 NO_PLACE, TWICE = "rows without a place", "places named twice (the first is used)"
+PARTS = re.compile("#(member|xywh)=")  # models.elements would take such an image for a part of another
+IS_PART = "names that read as parts of an image (#member=, #xywh=)"
 LEADS_OUT = "places that lead out of the list's folder"
 LISTED = pa.schema([("key", pa.string()), ("etag", pa.string()), ("bytes", pa.int64())])
 
@@ -132,8 +134,10 @@ def _of_listing(listed: Iterable[Listed]) -> Found:
         wanted = [item for item in some if item.key.lower().endswith((*images.SUFFIXES, archives.SUFFIX))]
         readable = [item for item in wanted if item.key.isascii() or _is_text(item.key)]
         findings[NO_TEXT] += len(wanted) - len(readable)
+        whole = [item for item in readable if "#" not in item.key or not PARTS.search(item.key)]
+        findings[IS_PART] += len(readable) - len(whole)
         findings[archives.IS_COMPRESSED] += sum(item.key.lower().endswith(archives.COMPRESSED) for item in some)
-        parts.append(_table(readable))
+        parts.append(_table(whole))
     return Found(pa.concat_tables(parts), findings)
 
 
@@ -188,14 +192,16 @@ def _usable(table: pa.Table, source: Source) -> Found:
     compressed = pc.match_substring_regex(
         pc.utf8_lower(keys), "(" + "|".join(map(re.escape, archives.COMPRESSED)) + ")$"
     )
+    part = pc.match_substring_regex(keys, PARTS.pattern)
     findings = Counter(
         {
             NO_PLACE: pc.sum(empty).as_py() or 0,
             LEADS_OUT: pc.sum(out).as_py() or 0,
             archives.IS_COMPRESSED: pc.sum(compressed).as_py() or 0,
+            IS_PART: pc.sum(part).as_py() or 0,
         }
     )
-    kept = table.filter(pc.invert(pc.or_(pc.or_(empty, out), compressed)))
+    kept = table.filter(pc.invert(pc.or_(pc.or_(empty, out), pc.or_(compressed, part))))
     once = first_of_each(kept, kept.column("key"))
     findings[TWICE] = kept.num_rows - once.num_rows
     return Found(once, findings)

@@ -44,7 +44,6 @@ DAMAGED = (  # what PIL's decoders raise on damaged bytes
 )
 TAGS_TO_BYTES = 4  # tags that claim more times the bytes of their file are a bomb
 
-
 Box = tuple[int, int, int, int]  # x, y, width, height, in pixels of the upright image
 
 
@@ -106,8 +105,8 @@ def fingerprint(data: bytes) -> str:
 def look(data: bytes, frame: Frame, boxes: Sequence[Box | None], limits: Limits) -> Looked:
     """Decode an image once and fit each box of it (None: the whole) to a frame. Raises Unreadable.
 
-    What of a box juts out is cut off. A JPEG is decoded no larger
-    than its smallest box needs; everything else is whole, and resized as PIL does.
+    What of a box juts out is cut off. A JPEG is decoded no larger than its smallest box needs; everything else is decoded
+    whole, and resized as open_clip and torchvision do it, through PIL.
     """
     kind = _kind(data)
     notes = _notes_of_jpeg(data, limits) if kind == "JPEG" else None

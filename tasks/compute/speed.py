@@ -25,8 +25,8 @@ class Measured(NamedTuple):
     """What was found of a backend."""
 
     backend: str
-    rate: float = 0.0  # images a second, the median of the rounds; 0: not measured
-    gain: float = 0.0  # times as fast as fp32 in the same rounds
+    rate: float = 0.0  # images a second; 0: not measured
+    gain: float = 0.0  # times as fast as fp32, the median of rounds that they took in turns
     cosine: float = 0.0  # to fp32, the least of all pictures
     reason: str = ""  # why it is out of the question; '' for none
 
@@ -88,15 +88,18 @@ def compare(
     *,
     seconds: float = ROUND_SECONDS,
 ) -> list[Measured]:
-    """Every backend against `plain`, which is fp32, in turns. One that cannot be built says why."""
+    """Every backend against `plain`, which is fp32, in turns: a machine is not equally fast all the time.
+
+    A backend's rate is its gain times fp32's median rate of all the rounds. One that cannot be built says why.
+    """
     pixels = scenes(SCENES, plain.frame.height, plain.frame.width)
     truth = plain.encode_pixels(pixels)
     first = _taken(plain, pixels)
-    timed = _as_many(pixels, round(len(pixels) * seconds / first))
-    rate = len(timed) / statistics.median(_taken(plain, timed) for _ in range(ROUNDS))
-    others = [backend for backend in backends if backend != FP32]
-    pictures = Pictures(pixels, truth, timed, first)
-    return [Measured(FP32, rate, 1.0, 1.0), *(_compared(plain, build, backend, pictures) for backend in others)]
+    pictures = Pictures(pixels, truth, _as_many(pixels, round(len(pixels) * seconds / first)), first)
+    taken = [_taken(plain, pictures.timed) for _ in range(ROUNDS)]
+    others = [_compared(plain, build, backend, pictures, taken) for backend in backends if backend != FP32]
+    rate = len(pictures.timed) / statistics.median(taken)
+    return [Measured(FP32, rate, 1.0, 1.0), *(one._replace(rate=one.gain * rate) for one in others)]
 
 
 def fastest(measured: Sequence[Measured]) -> str:
@@ -105,8 +108,10 @@ def fastest(measured: Sequence[Measured]) -> str:
     return best.backend if best.gain >= LEAST_GAIN else FP32
 
 
-def _compared(plain: Encoder, build: Callable[[str], Encoder], backend: str, shown: Pictures) -> Measured:
-    """A backend against fp32 in turns, since a machine is not equally fast all the time."""
+def _compared(
+    plain: Encoder, build: Callable[[str], Encoder], backend: str, shown: Pictures, taken: list[float]
+) -> Measured:
+    """Gain and cosine of a backend; what fp32 took beside it is added to `taken`."""
     try:
         other = build(backend)
     except EncoderError as error:
@@ -114,16 +119,15 @@ def _compared(plain: Encoder, build: Callable[[str], Encoder], backend: str, sho
     other.encode_pixels(shown.pixels[:4])  # what is done once, is done
     started = time.perf_counter()
     vectors = other.encode_pixels(shown.pixels)
-    taken = time.perf_counter() - started
+    once = time.perf_counter() - started
     cosine = float(np.einsum("ij,ij->i", vectors, shown.truth).min()) if np.isfinite(vectors).all() else 0.0
     reason = "" if cosine >= LEAST_COSINE else f"its vectors differ: cosine {cosine:.5f} to fp32"
-    if reason or taken > HOPELESS * shown.seconds:
-        slow = f"{taken / shown.seconds:.1f} times slower than fp32"
-        return Measured(backend, len(shown.pixels) / taken, shown.seconds / taken, cosine, reason or slow)
+    if reason or once > HOPELESS * shown.seconds:
+        slow = f"{once / shown.seconds:.1f} times slower than fp32"
+        return Measured(backend, gain=shown.seconds / once, cosine=cosine, reason=reason or slow)
     rounds = [(_taken(plain, shown.timed), _taken(other, shown.timed)) for _ in range(ROUNDS)]
-    ours = statistics.median(one for _, one in rounds)
-    gain = statistics.median(base / one for base, one in rounds)
-    return Measured(backend, len(shown.timed) / ours, gain, cosine)
+    taken += [base for base, _ in rounds]
+    return Measured(backend, gain=statistics.median(base / one for base, one in rounds), cosine=cosine)
 
 
 def _taken(encoder: Encoder, pixels: NDArray[np.uint8]) -> float:

@@ -54,7 +54,7 @@ def test_the_command_serves_until_it_is_told_to_end(
 
 
 def doctor() -> dict[str, object]:
-    return next(row for row in checking.checks(load_encoder_too=False) if row["check"] == "receiver")
+    return next(row for row in checking.checks() if row["check"] == "receiver")
 
 
 def wait_for(happened: Callable[[], object], log: Path) -> None:

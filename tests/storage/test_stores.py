@@ -59,3 +59,17 @@ def test_a_tar_that_is_gone_or_was_cut_is_named(members: dict[str, Place], tmp_p
     (tmp_path / "0001.tar").unlink()
     with open_stores() as stores, pytest.raises(NotFound, match=r"0001\.tar"):
         stores.read_uri(place.uri)
+
+
+def test_members_and_boxes_in_s3_are_read_too(
+    members: dict[str, Place], tmp_path: Path, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIPNET_S3_ENDPOINT", s3_endpoint)
+    uri = f"s3://bucket/{tmp_path.name}/a b/0.tar"
+    with open_stores() as stores:
+        stores.images(f"s3://bucket/{tmp_path.name}/a b").write("0.tar", (tmp_path / "0001.tar").read_bytes())
+        for name, place in members.items():
+            assert stores.read_uri(place._replace(object_uri=uri, box=Box(0, 0, 1, 1)).uri) == DATA[name]
+        beyond = members["a b.jpg"]._replace(object_uri=uri, offset=10**9)
+        with pytest.raises(CorruptData, match="ends before its member"):
+            stores.read_uri(beyond.uri)

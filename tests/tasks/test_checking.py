@@ -17,7 +17,7 @@ SECRET = "0123456789abcdef" * 4
 
 
 def receiver_row() -> dict[str, Any]:
-    return next(row for row in checking.checks(load_encoder_too=False) if row["check"] == "receiver")
+    return next(row for row in checking.checks() if row["check"] == "receiver")
 
 
 @pytest.fixture

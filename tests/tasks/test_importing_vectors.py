@@ -1,5 +1,6 @@
 """Vectors from elsewhere: a round trip changes nothing, twice adds nothing, and what does not belong is told, not taken."""
 
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from models.plans import CampaignPlan, IngestPlan, SelectionPolicy, VectorsPlan
 from models.values import VectorsImported
 from storage import corpora, vectors
 from storage.stores import open_stores
-from tasks import exporting_vectors, features, ingesting, mining, planning, searching, shards, views
+from tasks import embedding, exporting_vectors, features, ingesting, mining, planning, searching, shards, views
 from tasks import importing_vectors as importing
 from tasks.compute import images
 from tests.tasks.conftest import prepare
@@ -261,3 +262,47 @@ def test_stored_vectors_and_ids_lie_row_by_row(pool: Path, tmp_path: Path) -> No
             table = shards.read_table(stores, row)
             assert table.column(vectors.IMAGE_ID).null_count == table.num_rows
             assert row.backend == "imported"
+
+
+def test_vectors_of_webdatasets_find_members_of_tars_by_their_keys(draw: Draw, tmp_path: Path) -> None:
+    (tmp_path / "tars").mkdir()
+    drawn = draw("drawn", 6)
+    for number in range(2):
+        with tarfile.open(tmp_path / "tars" / f"{number:05d}.tar", "w") as archive:
+            for file in sorted(drawn.glob("*.png"))[3 * number : 3 * number + 3]:
+                archive.add(file, f"{number:05d}{file.name}")
+    prepare("tars", tmp_path / "tars", "none")
+    ingesting.ingest(IngestPlan(corpus="again", prefix=str(tmp_path / "tars")))
+    vectors_of = held("tars")
+    by_hash = {images.fingerprint(file.read_bytes()): file for file in drawn.glob("*.png")}
+    keys = [f"{int(by_hash[one].stem) // 3:05d}{by_hash[one].stem}" for one in vectors_of]  # without .png
+    given = files(tmp_path, np.stack(list(vectors_of.values())), image_path=keys)
+    found = importing.import_vectors(VectorsPlan(corpus="again", encoder=CLIP, **given))
+    assert (found.vectors, found.unmatched) == (6, 0)
+    assert same(vectors_of, held("again"))
+
+
+def test_vectors_of_boxes_come_back_to_their_boxes_and_never_to_a_whole_image(draw: Draw, tmp_path: Path) -> None:
+    folder = draw("pool", 3)
+    lines = [f"{number:04d}.png,{x},2,12,20" for number in range(3) for x in (0, 9)]
+    (tmp_path / "boxes.csv").write_text("\n".join(["file_name,x,y,width,height", *lines]))
+    for name in ("boxes", "again"):
+        ingesting.ingest(IngestPlan(corpus=name, prefix=str(folder), boxes=str(tmp_path / "boxes.csv")))
+    embedding.embed_shards(embedding.pending_shards("boxes", ""), "", 16)
+    exporting_vectors.export_vectors("boxes", tmp_path / "out")
+    assert take("again", tmp_path / "out").vectors == 6
+    assert same(held("boxes"), held("again"))
+    given = files(tmp_path, random_rows(3), image_path=[f"{number:04d}.png" for number in range(3)])
+    with pytest.raises(BadInput, match="none of the 3 vectors is about an image"):
+        importing.import_vectors(VectorsPlan(corpus="again", encoder="theirs", dim=16, **given))
+
+
+def test_images_that_were_given_no_vector_are_embedded_on_request(pool: Path, tmp_path: Path) -> None:
+    every = held("pool")
+    some = dict(list(every.items())[:12])
+    given = files(tmp_path, np.stack(list(some.values())), sample_id=list(some))
+    found = importing.import_vectors(VectorsPlan(corpus="again", encoder=CLIP, **given))
+    assert (found.vectors, found.without, found.shards_left) == (12, 8, 1)
+    embedding.embed_shards(embedding.pending_shards("again", "", retry=True), "", 16, retry=True)
+    assert same(every, held("again"))
+    assert views.quarantine_rows("again") == []

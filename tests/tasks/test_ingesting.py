@@ -146,6 +146,16 @@ def test_files_that_cannot_be_listed_or_named_stop_nothing(tmp_path: Path) -> No
     assert read("x") == [b"a.png", b"a.png", "ä ö/b#1.PNG".encode()]
 
 
+def test_an_image_named_like_a_part_of_another_is_not_taken_for_it(tmp_path: Path) -> None:
+    names = ("a.png", "a.png#xywh=0,0,1,1.png", "a.tar#member=b.png&bytes=0+9.png", "a#b.png")
+    folder = files(tmp_path / "x", *names)
+    (folder / "list.csv").write_text('uri\na.png\n"a.png#xywh=0,0,1,1"\na.tar#member=b.png&bytes=0+9\na#b.png\n')
+    for source in (folder, folder / "list.csv"):
+        found = add(f"x{source.suffix}", source)
+        assert found.findings == {"names that read as parts of an image (#member=, #xywh=)": 2}
+        assert sorted(keys(found.corpus)) == ["a#b.png", "a.png"]
+
+
 def test_s3_lists_as_a_folder_does(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIPNET_S3_ENDPOINT", s3_endpoint)
     prefix = f"s3://bucket/{tmp_path.name}"

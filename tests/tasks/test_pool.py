@@ -4,17 +4,24 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from sqlmodel import select
 
+from models.corpus import EmbeddedShard
 from models.errors import BadInput
 from models.plans import CampaignPlan, IngestPlan, PoolFilter, SelectionPolicy
 from storage import campaigns
 from storage.stores import open_stores
-from tasks import embedding, ingesting, planning
+from tasks import embedding, ingesting, planning, views
 
 Draw = Callable[..., Path]
+UTC_TIME = pa.timestamp("us", tz="UTC")
 
 IN_NEW_YORK = """
 import sys
@@ -73,6 +80,59 @@ def test_a_filter_keeps_no_table_of_ids(world: Path) -> None:
         pool = planning.pool_of(stores, campaigns.get_run(stores.db, run_id=run_id))
     assert pool.sizes.tolist() == [30]
     assert not [shard for shard in pool.shards if "ids" in vars(shard)]
+
+
+def sizes(corpus: str, where: str = "") -> list[int]:
+    """How many may be chosen, by shard."""
+    run_id = planning.plan_run(pool_plan(corpus, where))
+    with open_stores() as stores:
+        found: list[int] = planning.pool_of(stores, campaigns.get_run(stores.db, run_id=run_id)).sizes.tolist()
+        return found
+
+
+def test_what_reading_found_of_an_image_can_be_filtered_by(world: Path, house: Path) -> None:
+    (file,) = (house / "corpora" / "pool").rglob("read.parquet")
+    read = pq.read_table(file)
+    days = pa.array([None, *(datetime(2026, 1, 1 + number % 28, tzinfo=UTC) for number in range(59))], UTC_TIME)
+    there = [name for name in ("taken_at",) if name in read.column_names]
+    pq.write_table(read.drop_columns(there).append_column("taken_at", days), file)
+    with open_stores() as stores:
+        for row in stores.db.exec(select(EmbeddedShard)).all():
+            row.read_sha256 = ""
+    assert sizes("pool", "width = 28 AND height >= 28") == [60]
+    with pytest.raises(BadInput, match="no image of the pool meets the filter"):
+        sizes("pool", "width > 28")
+    assert sizes("pool", "taken_at > '2026-01-20' AND tone = 'light'") == [8]
+    assert sizes("pool", "taken_at IS NULL OR taken_at < '2026-01-05'") == [12]
+    assert {"tone", "width", "height", "taken_at"} < set(views.corpus_record("pool")["columns"])
+
+
+def test_a_column_that_a_person_named_like_ours_is_theirs(world: Path, draw: Draw) -> None:
+    folder = draw("own", 10, seed=9)
+    (folder / "metadata.csv").write_text("file_name,width\n" + "".join(f"{n:04d}.png,{n}\n" for n in range(10)))
+    ingesting.ingest(IngestPlan(corpus="own", prefix=str(folder)))
+    embedding.embed_shards(embedding.pending_shards("own", ""), "", 16)
+    assert sizes("own", "width >= 4 AND height = 28") == [6]
+
+
+def test_what_vanished_is_chosen_no_more_until_it_is_back(world: Path) -> None:
+    folder, plan = world / "images" / "pool", IngestPlan(corpus="pool", prefix=str(world / "images" / "pool"))
+    moved = [(folder / f"{number:04d}.png", world / f"{number}.png") for number in (1, 2, 5)]
+    for file, away in moved:
+        file.rename(away)
+    assert ingesting.ingest(plan).vanished == 3
+    assert sizes("pool") == [57]
+    assert sizes("pool", "tone = 'light'") == [29]
+    run_id = planning.plan_run(pool_plan("pool", ""))
+    with open_stores() as stores:
+        pool = planning.pool_of(stores, campaigns.get_run(stores.db, run_id=run_id))
+        gone = np.asarray([1, 2, 5])
+        assert pool.allows(np.arange(60)).tolist() == [row not in gone for row in range(60)]
+        assert set(pool.draw(60, seed=0).tolist()) == set(range(60)) - set(gone.tolist())
+    for file, away in moved:
+        away.rename(file)
+    assert ingesting.ingest(plan).vanished == 0
+    assert sizes("pool") == [60]
 
 
 def test_a_where_that_holds_a_query_of_its_own_is_refused_by_name(world: Path) -> None:

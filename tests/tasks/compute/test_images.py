@@ -289,7 +289,7 @@ def png(chunks: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def test_text_that_unpacks_to_gigabytes_is_refused() -> None:
-    body = b"Comment\x00\x00" + zlib.compress(bytes(100_000_000))
+    body = b"Comment\x00\x00" + zlib.compress(bytes(5_000_000))
     header = (b"IHDR", struct.pack(">2I5B", 4, 4, 8, 0, 0, 0, 0))
     pixels = (b"IDAT", zlib.compress(bytes(20)))
     with pytest.raises(Unreadable, match=Reason.TRUNCATED):

@@ -1,4 +1,4 @@
-"""An S3 server that checks signatures: who has the right secret reads, who has not is told so and blames no image."""
+"""An S3 server that checks signatures, and a way to it that breaks: what can be read is read right, and no image is blamed."""
 
 from collections.abc import Iterator
 
@@ -11,6 +11,7 @@ from storage.objects import open_store
 from storage.reading import Access, Problem, read_ahead
 from tasks import ingesting
 from tests.services import s3
+from tests.services.faults import Fault, FaultyWay
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +57,34 @@ def test_wrong_keys_are_told_once_and_no_image_is_blamed(
         list(read_ahead([Place("s3://bucket/a b/1#%20ä.jpg")], [""], Access(endpoint)))
     with pytest.raises(Unavailable, match=r"S3 refused '.*' \(\w+\); check the credentials"):
         ingesting.ingest(IngestPlan(corpus="x", prefix="s3://bucket/a b"))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.DROPPED_IN_RESPONSE,
+        Fault.TRUNCATED,
+        Fault.DROPPED_REQUEST,
+        Fault.ERROR_500,
+        Fault.ERROR_502,
+        Fault.ERROR_429,
+    ],
+)
+def test_what_breaks_on_the_way_is_asked_for_again_and_every_byte_is_right(endpoint: str, fault: Fault) -> None:
+    keys = [f"a b/{number}#%20ä.jpg" for number in range(100)]
+    with FaultyWay(endpoint) as way:
+        broken = way.break_(fault, times=5, skip=20)
+        found = list(read_ahead([Place(f"s3://bucket/{key}") for key in keys], [""] * 100, Access(way.url)))
+        assert broken.met == 5
+    assert found == [b"%d" % number for number in range(100)]
+
+
+def test_a_server_that_stays_broken_is_told_and_no_image_is_blamed(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.bulk.RETRIES", 1)
+    with FaultyWay(endpoint) as way:
+        way.break_(Fault.ERROR_500, times=None, skip=3)
+        places = [Place(f"s3://bucket/a b/{number}#%20ä.jpg") for number in range(8)]
+        with pytest.raises(Unavailable, match=r"S3 does not answer for .* \(status 500\); check the network"):
+            list(read_ahead(places, [""] * 8, Access(way.url)))
