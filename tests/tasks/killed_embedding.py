@@ -76,7 +76,7 @@ class Run:
 
     def outcome(self) -> dict[str, Any]:
         """What it says at its end."""
-        assert self.wait() == 0, self._output.read_text()[-2000:]
+        assert self.wait() == 0, Path(f"{self._output}.err").read_text()[-2000:]
         told: list[dict[str, Any]] = json.loads(self._output.read_text())
         return told[0]
 
@@ -149,9 +149,8 @@ def nurse() -> None:
         sys.argv, environment, output = order
         os.environ.clear()
         os.environ.update(environment)
-        handle = os.open(output, os.O_CREAT | os.O_WRONLY)
-        for stream in (1, 2):
-            os.dup2(handle, stream)
+        for stream, file in ((1, output), (2, f"{output}.err")):
+            os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         tempfile.tempdir = None
         main()
