@@ -9,14 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from sqlmodel import select
 
-from models.corpus import EmbeddedShard
 from models.errors import BadInput
 from models.plans import CampaignPlan, IngestPlan, PoolFilter, SelectionPolicy
-from storage import campaigns
+from storage import campaigns, corpora, tables
 from storage.stores import open_stores
 from tasks import embedding, ingesting, planning, views
 
@@ -90,15 +87,14 @@ def sizes(corpus: str, where: str = "") -> list[int]:
         return found
 
 
-def test_what_reading_found_of_an_image_can_be_filtered_by(world: Path, house: Path) -> None:
-    (file,) = (house / "corpora" / "pool").rglob("read.parquet")
-    read = pq.read_table(file)
+def test_what_reading_found_of_an_image_can_be_filtered_by(world: Path) -> None:
     days = pa.array([None, *(datetime(2026, 1, 1 + number % 28, tzinfo=UTC) for number in range(59))], UTC_TIME)
-    there = [name for name in ("taken_at",) if name in read.column_names]
-    pq.write_table(read.drop_columns(there).append_column("taken_at", days), file)
     with open_stores() as stores:
-        for row in stores.db.exec(select(EmbeddedShard)).all():
-            row.read_sha256 = ""
+        (row,) = corpora.read_shards(stores.db, corpus_id=corpora.get_corpus(stores.db, name="pool").id or 0)
+        read = tables.read(stores.objects, row.read_key, row.read_sha256)
+        there = [name for name in ("taken_at",) if name in read.column_names]
+        table = read.drop_columns(there).append_column("taken_at", days)
+        row.read_sha256 = stores.objects.write(row.read_key, tables.to_bytes(table))
     assert sizes("pool", "width = 28 AND height >= 28") == [60]
     with pytest.raises(BadInput, match="no image of the pool meets the filter"):
         sizes("pool", "width > 28")
