@@ -21,7 +21,7 @@ from storage.objects import ObjectStore, verified
 FILE_NAME = "file_name"
 BOX = ("box_x", "box_y", "box_width", "box_height")
 RESERVED = frozenset(
-    {"key", "etag", "bytes", "folder", "object", "member_offset", *BOX, "uri", "sample_id", "shard_id", "row"}
+    {"key", "etag", "bytes", "folder", "member_object", "member_offset", *BOX, "uri", "sample_id", "shard_id", "row"}
 )
 ELSEWHERE = frozenset({"current_setting", "getenv", "getvariable", "nextval", "currval", "query", "query_table"})
 

@@ -109,7 +109,7 @@ def _known(stores: Stores, corpus: Corpus, plan: IngestPlan) -> tuple[int, pa.Ta
     parts, has_boxes = [KNOWN.empty_table()], False
     for shard in shards:
         data = verified(stores.objects, shard.manifest_key, shard.manifest_sha256)
-        part = tables.columns_there(data, ("key", "etag", "object", *tables.BOX))
+        part = tables.columns_there(data, ("key", "etag", "member_object", *tables.BOX))
         has_boxes = has_boxes or tables.BOX[0] in part.column_names
         parts.append(_told(part, shard.id or 0))
     table = pa.concat_tables(parts)
@@ -122,9 +122,9 @@ def _known(stores: Stores, corpus: Corpus, plan: IngestPlan) -> tuple[int, pa.Ta
 def _told(manifest: pa.Table, shard_id: int) -> pa.Table:
     """What of a shard's manifest is compared with the listing."""
     count = manifest.num_rows
-    if "object" in manifest.column_names:
-        tars = _hashed(manifest, ["object", "etag"])
-        keys = pc.if_else(pc.is_valid(manifest.column("object")), manifest.column("key"), None)
+    if "member_object" in manifest.column_names:
+        tars = _hashed(manifest, ["member_object", "etag"])
+        keys = pc.if_else(pc.is_valid(manifest.column("member_object")), manifest.column("key"), None)
     else:
         tars, keys = pa.nulls(count, NAME), pa.nulls(count, pa.string())
     rows = pa.array(np.arange(count, dtype=np.int64))

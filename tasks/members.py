@@ -26,7 +26,7 @@ UNREADABLE_TEXT, OWN_COLUMN, MANY = (
     "columns of JSON beyond 200",
 )
 GONE = "tars that are not there"
-OURS = pa.schema([("key", pa.string()), ("bytes", pa.int64()), ("object", pa.string()), ("member_offset", pa.int64())])
+OURS = pa.schema([("key", pa.string()), ("bytes", pa.int64()), ("member_object", pa.string()), ("member_offset", pa.int64())])
 
 Row = dict[str, Any]
 
@@ -78,7 +78,7 @@ def _members(archive: Archive, tar: str) -> Members:
     columns = {
         "key": pa.array([f"{tar}/{member.name}" for member in found], pa.string()),
         "bytes": pa.array([member.size for member in found], pa.int64()),
-        "object": pa.array([tar] * len(found), pa.string()),
+        "member_object": pa.array([tar] * len(found), pa.string()),
         "member_offset": pa.array([member.offset for member in found], pa.int64()),
     }
     said = _said(archive.texts, findings)

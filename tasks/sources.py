@@ -84,7 +84,7 @@ def places_of(stores: Stores, corpus: Corpus, manifest: pa.Table) -> tuple[list[
     boxes: list[Box | None] = [None] * len(keys)
     offsets, lengths = [0] * len(keys), [0] * len(keys)
     if "member_offset" in manifest.column_names:
-        names = [name or key for name, key in zip(manifest.column("object").to_pylist(), keys, strict=True)]
+        names = [name or key for name, key in zip(manifest.column("member_object").to_pylist(), keys, strict=True)]
         offsets = [offset or 0 for offset in manifest.column("member_offset").to_pylist()]
         pairs = list(zip(names, keys, strict=True))
         members = [key[len(name) + 1 :] if name != key else "" for name, key in pairs]

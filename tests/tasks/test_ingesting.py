@@ -580,7 +580,7 @@ def test_places_of_a_shard_are_quick(tmp_path: Path) -> None:
             "key": [f"t.tar/{number}.jpg" for number in range(count)],
             "etag": ["e"] * count,
             "bytes": list(range(count)),
-            "object": ["t.tar"] * count,
+            "member_object": ["t.tar"] * count,
             "member_offset": list(range(count)),
         }
     )
