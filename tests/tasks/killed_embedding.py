@@ -77,7 +77,9 @@ class Run:
     def outcome(self) -> dict[str, Any]:
         """What it says at its end."""
         assert self.wait() == 0, Path(f"{self._output}.err").read_text()[-2000:]
-        told: list[dict[str, Any]] = json.loads(self._output.read_text())
+        said = self._output.read_text()
+        assert said.startswith("["), said[:2000]  # nothing but JSON, whatever died on the way
+        told: list[dict[str, Any]] = json.loads(said)
         return told[0]
 
 
