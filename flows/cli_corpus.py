@@ -38,7 +38,8 @@ def corpus_add(
 
     A metadata.csv, .parquet or .jsonl under the prefix, with a column file_name, adds columns to filter on; or name the
     file. So do the other columns of a list, whose column uri (or url, path, image_path, file_name) names the images, and
-    the .json, .txt and .cls beside an image in a tar. What cannot be used is counted.
+    the .json, .txt and .cls beside an image in a tar. What of metadata, lists and tars cannot be used is counted. Of a
+    list, its rows are what is there: images are not looked at, so a column etag says which have other bytes now.
     """
     from flows.control_plane import call
     from flows.corpus import ingest_corpus

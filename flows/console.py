@@ -26,7 +26,10 @@ Row = Mapping[str, Any]
 # Options that most commands have.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Encoder = Annotated[
-    str, typer.Option(help="MODEL/PRETRAINED of open_clip or a checkpoint's folder; default: DIPNET_ENCODER.")
+    str,
+    typer.Option(
+        help="MODEL/PRETRAINED of open_clip, torchvision/MODEL/WEIGHTS, or a folder; default: DIPNET_ENCODER."
+    ),
 ]
 
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from models.elements import Place
 from models.settings import Settings
 from storage.reading import Access
+from tasks.compute.cores import cores
 from tasks.compute.frame import Frame
 from tasks.decoder import Configured
-from tasks.decoding_pool import Pool, default_workers
+from tasks.decoding_pool import Pool
 from tasks.shared_memory import Segment
 
 
@@ -143,7 +144,7 @@ KEPT = Kept()
 
 def local_decoders(settings: Settings, *, nice: int = 0) -> LocalDecoders:
     """The decoding processes of this process: kept for its life and ended with it, or when others are asked for."""
-    limits = (settings.decoders or default_workers(), settings.max_pixels, settings.image_seconds, nice)
+    limits = (settings.decoders or cores(), settings.max_pixels, settings.image_seconds, nice)
     access = Access(settings.s3_endpoint, settings.s3_region, settings.max_image_bytes)
     credentials = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))  # as they are now
     wanted = (os.getpid(), access, limits, credentials)

@@ -6,7 +6,6 @@ get a reason, and the rest of their work is done again.
 
 from __future__ import annotations
 
-import math
 import os
 import selectors
 from collections import deque
@@ -169,11 +168,6 @@ class Pool:
             pending.abandoned = True
             if id(pending) not in under_way:
                 pending.segment.release()
-
-
-def default_workers() -> int:
-    """One a core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else math.ceil(os.cpu_count() or 1)
 
 
 def _raise_problem(pending: Pending) -> None:

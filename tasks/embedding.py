@@ -17,7 +17,7 @@ from storage.stores import Stores, insist, open_stores
 from tasks import pipeline, shards, stages, steps
 from tasks.compute.encoder import Encoder, Spec, resolve_device
 from tasks.decoding import Chunk, Decoders, local_decoders
-from tasks.encoders import choose_backend, load_encoder
+from tasks.encoders import choose_backend, load_encoder, require_backend
 from tasks.pipeline import Batches, Job, Meter
 from tasks.steps import step
 
@@ -35,6 +35,8 @@ def pending_shards(corpus_name: str, encoder_name: str, *, backend: str = "", re
     """
     settings = load_settings()
     spec = load_encoder(encoder_name or settings.encoder, settings.device).spec
+    if backend:
+        require_backend(backend, settings.device)
     held, pending = insist(lambda: _pending(corpus_name, spec, retry=retry))
     if pending and (backend or not held.backend):
         asked = settings.model_copy(update={"backend": backend}) if backend else settings

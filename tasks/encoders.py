@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from models.errors import BadInput
 from models.settings import Settings
 from storage.remembered import Remembered, cache_folder
-from tasks.compute import backends, crew, speed, torchvision_encoder
+from tasks.compute import backends, speed, torchvision_encoder
+from tasks.compute.cores import cores
 from tasks.compute.encoder import BACKENDS, FP32, Encoder, EncoderError, Tower, resolve_device
 from tasks.compute.open_clip_encoder import open_clip_tower
 from tasks.compute.speed import Measured
@@ -47,6 +48,15 @@ def encode_words(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
     """Unit vectors (n, dim) of texts. Raises BadInput for an encoder of images alone."""
     try:
         return encoder.encode_texts(texts)
+    except EncoderError as error:
+        raise BadInput(str(error)) from None
+
+
+def require_backend(backend: str, device: str) -> None:
+    """Raises BadInput for a backend that there is not, or that this machine cannot run."""
+    try:
+        if backend != AUTO:
+            backends.require_possible(backend, resolve_device(device))
     except EncoderError as error:
         raise BadInput(str(error)) from None
 
@@ -93,9 +103,7 @@ def recall(encoder: Encoder, device: str) -> list[Measured]:
 def machine(device: str) -> Remembered:
     """What is remembered of this machine as it is: another processor, core count or library has findings of its own."""
     on = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    return Remembered(
-        (on, str(crew.cores()), device, f"torch {torch.__version__}", f"onnxruntime {version('onnxruntime')}")
-    )
+    return Remembered((on, str(cores()), device, f"torch {torch.__version__}", f"onnxruntime {version('onnxruntime')}"))
 
 
 def _processor() -> str:

@@ -146,6 +146,7 @@ def _look(stores: Stores, source: Source, known: pa.Table, *, into_all_tars: boo
     table, findings = sources.look(source)
     is_tar = pc.ends_with(pc.utf8_lower(table.column("key")), archives.SUFFIX)
     tars, table = table.filter(is_tar), table.filter(pc.invert(is_tar))
+    tars = sources.with_etags(stores, source, tars)
     seen = pc.is_in(_names(tars), value_set=known.column("tar").drop_null())
     if into_all_tars:  # some of a tar's images may have had none
         seen = pc.and_(seen, False)

@@ -16,7 +16,7 @@ from models.elements import place_of
 from models.settings import Settings, load_settings
 from tasks import encoders
 from tasks.compute import speed
-from tasks.compute.crew import cores
+from tasks.compute.cores import cores
 from tasks.compute.encoder import resolve_device
 from tasks.compute.frame import Frame
 from tasks.decoding import Work, local_decoders

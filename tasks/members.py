@@ -26,7 +26,9 @@ UNREADABLE_TEXT, OWN_COLUMN, MANY = (
     "columns of JSON beyond 200",
 )
 GONE = "tars that are not there"
-OURS = pa.schema([("key", pa.string()), ("bytes", pa.int64()), ("member_object", pa.string()), ("member_offset", pa.int64())])
+OURS = pa.schema(
+    [("key", pa.string()), ("bytes", pa.int64()), ("member_object", pa.string()), ("member_offset", pa.int64())]
+)
 
 Row = dict[str, Any]
 

@@ -6,7 +6,6 @@ encoder has two batches, and shards wait for the disk two at a time.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.elements import Place
+from tasks.compute import cores
 from tasks.compute.frame import Frame
 from tasks.decoding import Chunk, Decoders, Seen, Work
 
@@ -44,7 +44,7 @@ class Meter:
     """What stages did, in seconds of this run; shared cores are counted in seconds of processor time."""
 
     workers: int
-    cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    cores: int = field(default_factory=cores.cores)
     started: float = 0.0
     images: int = 0
     bytes: int = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from models.errors import CorruptData, NotFound
 from storage.stores import Stores
 from tasks import elements
 from tasks.compute import images
+from tasks.compute.cores import cores
 from tasks.steps import counting
 
 IN_MEMORY_BYTES = 4_000_000_000
@@ -72,7 +72,7 @@ def _room(rows: int, size: int) -> NDArray[np.uint8]:
 def _reads(stores: Stores, listing: pa.Table, size: int) -> Iterator[NDArray[np.uint8] | str]:
     """Each row's pixels (3, size, size), or why there are none, in order; threads read ahead."""
     waiting: deque[Future[NDArray[np.uint8] | str]] = deque()
-    with ThreadPoolExecutor(max_workers=min(32, 2 * len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(max_workers=min(32, 2 * cores())) as pool:
         for sample_id, uri in zip(
             listing.column("sample_id").to_pylist(), listing.column("uri").to_pylist(), strict=True
         ):

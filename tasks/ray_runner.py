@@ -26,6 +26,7 @@ from models.values import EmbeddedGroup
 from storage import corpora
 from storage.stores import open_stores
 from tasks import embedding, stages, steps
+from tasks.compute.cores import cores
 from tasks.ray_decoding import raise_inside
 from tasks.ray_workers import EmbeddingActor
 from tasks.steps import step
@@ -127,7 +128,7 @@ class RayRunner:
         self._folder = tempfile.mkdtemp(prefix="dipnet-ray-", dir=None if short else "/tmp")  # noqa: S108  made by mkdtemp
         try:
             ray.init(
-                num_cpus=self._settings.decoders or len(os.sched_getaffinity(0)),
+                num_cpus=self._settings.decoders or cores(),
                 include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
                 object_store_memory=STORE_BYTES, _temp_dir=self._folder, _system_config=SYSTEM,
             )  # fmt: skip

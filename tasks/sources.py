@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from models.corpus import Corpus
 from models.elements import Box, Place
-from models.errors import BadInput
+from models.errors import BadInput, NotFound
 from storage import archives, tables
 from storage.objects import Listed, ObjectStore
 from storage.stores import Stores
@@ -104,6 +105,16 @@ def _uris(source: Source, names: Iterable[str]) -> list[str]:
     if source.kind is Kind.LIST:
         return [name if name.startswith((S3, "/")) else base + name.removeprefix("./") for name in names]
     return [base + name for name in names]
+
+
+def with_etags(stores: Stores, source: Source, tars: pa.Table) -> pa.Table:
+    """The tars with the etags that they have now, where a list gives none; a tar that is not there keeps ''."""
+    etags = tars.column("etag").to_pylist()
+    for row, tar in enumerate(tars_at(stores, source, tars.column("key").to_pylist())):
+        if not etags[row]:
+            with suppress(NotFound):
+                etags[row] = tar.store.read_part(tar.name, 0, 1).etag
+    return tars.set_column(tars.schema.get_field_index("etag"), "etag", pa.array(etags, pa.string()))
 
 
 def tars_at(stores: Stores, source: Source, keys: Sequence[str]) -> list[members.Tar]:

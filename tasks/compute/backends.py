@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.compute import onnx_backend
-from tasks.compute.crew import QUEUED, Run, cores, on_cuda, on_every_core, workers
+from tasks.compute.cores import cores
+from tasks.compute.crew import QUEUED, Run, on_cuda, on_every_core, workers
 from tasks.compute.encoder import BACKENDS, FP32, EncoderError, Spec, Tower, reason_of
 from tasks.compute.frame import Frame
 

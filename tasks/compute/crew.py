@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tasks.compute.cores import cores
+
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (n, H, W, 3) -> unit (n, dim)
 QUEUED = 8  # batches of a GPU in one call: the first is staged while it idles
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)

@@ -21,7 +21,7 @@ from tasks.compute.exif import Exif, claimed_bytes, read_exif
 from tasks.compute.fitting import Picture, Region, eighths, fit, turned
 from tasks.compute.frame import Frame
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAGIC = {
     b"\xff\xd8\xff": "JPEG",

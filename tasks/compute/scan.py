@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from tasks.compute.blocks import Rows, as_tensor
+from tasks.compute.cores import cores
 from tasks.compute.kernels import Kernel, Kernels, Scores
 
 # What a thread takes at a time. Long enough that waiting for Python's lock between blocks does not show, short enough
@@ -185,7 +185,7 @@ def on_all_cores(work: Callable[[Block], None], blocks: Iterator[Block], rise: C
     each time that twice as many rows are done: what they tell of the ranking is known to the blocks that follow, and to
     no others, so that the same scan takes the same ways, to the last bit, whatever the threads.
     """
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cores()
     ahead: deque[Future[None]] = deque()
     rows, due = 0, BLOCK_ROWS
     with ThreadPoolExecutor(workers, thread_name_prefix="scan", initializer=_one_thread_each) as pool:

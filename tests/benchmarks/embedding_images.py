@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.elements import Place
 from storage.reading import Access
+from tasks.compute.cores import cores
 from tasks.compute.frame import Frame
 from tasks.compute.images import Reason
 from tasks.decoding import LocalDecoders, Seen, Work
-from tasks.decoding_pool import default_workers
 from tests.benchmarks.harness import Check, say
 from tests.benchmarks.hostile_files import ANY, MOST_BYTES, READ, hostile_files, photographs
 
@@ -39,7 +39,7 @@ def works(files: Sequence[Path]) -> list[Work]:
 
 def decode_alone_rate(files: Sequence[Path], frame: Frame, workers: int) -> float:
     """Images a second that reading, hashing and decoding do when nothing else runs. No workers: one a core."""
-    decoders = LocalDecoders(Access(), workers=workers or default_workers())
+    decoders = LocalDecoders(Access(), workers=workers or cores())
     given = works(files)
     try:
         for chunk in decoders.map(given[: decoders.workers], frame):  # processes start
@@ -59,7 +59,7 @@ def hostile(*, quick: bool) -> list[Check]:
         wanted = dict.fromkeys(photographs(Path(folder) / "good", count, (160, 120)), READ)
         wanted |= hostile_files(Path(folder) / "bad", count, seed=1)
         order = [list(wanted)[row] for row in np.random.default_rng(2).permutation(len(wanted))]
-        decoders = LocalDecoders(Access(most_bytes=MOST_BYTES), workers=default_workers(), max_pixels=20_000_000)
+        decoders = LocalDecoders(Access(most_bytes=MOST_BYTES), workers=cores(), max_pixels=20_000_000)
         seen: list[Seen] = []
         pictures = 0
         try:
@@ -147,7 +147,7 @@ def against_dataloader(*, quick: bool) -> list[Check]:
 def _faster(size: tuple[int, int], bar: float, *, quick: bool) -> Check:
     rounds, count = (3, 256) if quick else (7, 1_024)
     count = count if size[0] < 1_000 else count // 2
-    workers = default_workers()
+    workers = cores()
     decoders = LocalDecoders(Access(), workers=workers)
     with tempfile.TemporaryDirectory(prefix="dipnet-dataloader-") as folder:
         files = photographs(Path(folder), count, size)

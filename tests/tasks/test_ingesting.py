@@ -338,6 +338,17 @@ def test_a_tar_named_by_itself_or_in_a_list_is_read_in_place(tmp_path: Path) -> 
     assert manifest("list").column("split").to_pylist() == ["here"] * 2 + ["there"] * 2
 
 
+def test_a_tar_of_a_list_that_was_written_anew_gives_new_members_and_never_the_old_places(tmp_path: Path) -> None:
+    tar(tmp_path / "x" / "1.tar", {"a.jpg": b"aaa", "b.jpg": b"b"})
+    (tmp_path / "x" / "list.csv").write_text("uri\n1.tar\n")
+    add("list", tmp_path / "x" / "list.csv")
+    tar(tmp_path / "x" / "1.tar", {"b.jpg": b"b", "a.jpg": b"aaa"})
+    assert read("list") == ["changed since it was listed"] * 2
+    again = add("list", tmp_path / "x" / "list.csv")
+    assert (again.new_images, again.vanished) == (2, 2)
+    assert read("list")[2:] == [b"b", b"aaa"]
+
+
 @pytest.mark.parametrize("start", [b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b""])
 def test_what_is_named_tar_and_is_none_is_counted(tmp_path: Path, start: bytes) -> None:
     (tmp_path / "x").mkdir()
