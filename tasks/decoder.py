@@ -230,13 +230,14 @@ class Decoder:
             return [Told("", "", 0, 0, None, 0, data.value) for _ in rows]
         image_id = fingerprint(data)
         ids = [element_id(image_id, task.places[row].box) for row in rows]
+        sizes = [len(data), *[0] * (len(rows) - 1)]  # it was read once
         found = task.known.get(rows[0]) or self._look(task, rows, data)
         if not isinstance(found, Looked):
-            return [Told(own, image_id, 0, 0, None, len(data), str(found)) for own in ids]
+            return [Told(own, image_id, 0, 0, None, size, str(found)) for own, size in zip(ids, sizes, strict=True)]
         told = []
-        for own, pixels in zip(ids, found.pixels, strict=True):
+        for own, size, pixels in zip(ids, sizes, found.pixels, strict=True):
             reason = str(pixels) if isinstance(pixels, Reason) else ""
-            told.append(Told(own, image_id, found.width, found.height, found.taken_at, len(data), reason))
+            told.append(Told(own, image_id, found.width, found.height, found.taken_at, size, reason))
             if not isinstance(pixels, Reason):
                 sheet.add(pixels)
         return told

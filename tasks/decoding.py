@@ -38,7 +38,7 @@ class Seen(NamedTuple):
     width: int  # of the upright image
     height: int
     taken_at: int | None  # microseconds since 1970, UTC
-    bytes: int
+    bytes: int  # that were read for it; 0 for a box of an image that the row before has read
     reason: str  # '': readable
 
 
