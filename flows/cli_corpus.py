@@ -77,7 +77,13 @@ def embed(
     backend: Annotated[
         str, typer.Option(help="What the encoder runs on: auto, torch-fp32, torch-bf16, compile-bf16, onnx-int8, …")
     ] = "",
-    retry: Annotated[bool, typer.Option("--retry", help="Look again at images that were unreadable.")] = False,
+    retry: Annotated[
+        bool,
+        typer.Option(
+            "--retry",
+            help="Look again at what was unreadable. Mended files: first `corpus add`.",
+        ),
+    ] = False,
     runner: Annotated[str, typer.Option(help="local, or ray for a cluster (DIPNET_RAY_ADDRESS).")] = "",
     as_json: Json = False,
 ) -> None:

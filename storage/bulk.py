@@ -105,7 +105,7 @@ class Reader:
     def fetch(self, uri: str, etag: str, span: Span | None, take: Callable[[int], None]) -> bytes | Problem:
         """An object's bytes, or a span's (less where the object ends in it).
 
-        Raises Unavailable when S3 does not answer or refuses our credentials, NotFound for a bucket that is not there.
+        Raises Unavailable when S3 does not answer or refuses our credentials.
         """
         name, _, key = uri.removeprefix("s3://").partition("/")
         if span and span.stop <= span.start:
@@ -144,8 +144,8 @@ class Reader:
                 return Problem.TOO_LARGE
             take(stop - start)
             data = bytes(found.bytes())
-        except FileNotFoundError as error:
-            return _missing(store, str(error))
+        except FileNotFoundError:  # or its bucket is not there: in a list that is one row's trouble
+            return Problem.MISSING
         except BaseError as error:
             return _refused(key, str(error))
         if len(data) != stop - start:
@@ -159,13 +159,6 @@ class _Passes(Exception):
 
 class _Whole(Exception):
     """The server answered with all of an object where a span of it was asked for."""
-
-
-def _missing(store: Bucket, said: str) -> Problem:
-    if _code(said) == "NoSuchBucket":
-        name = store.config.get("bucket", "")
-        raise NotFound(f"bucket '{name}' does not exist; make it, or correct the place of the images")
-    return Problem.MISSING
 
 
 def _refused(key: str, said: str) -> Problem:

@@ -95,8 +95,8 @@ def read_ahead(places: Sequence[Place], etags: Sequence[str], access: Access) ->
     """The bytes at each place, whole images in their order; or why there are none.
 
     An image in consecutive places is read once and the same bytes are given for each. Etags are as listing has them ('':
-    unknown; of a tar's member, the tar's). Raises Unavailable when a server or disk does not answer, after retries, and
-    NotFound for a bucket that is not there; never for one image.
+    unknown; of a tar's member, the tar's). Raises Unavailable when a server or disk does not answer, after retries; never
+    for one image.
     """
     asks = _asks(places, etags, access.most_bytes)
     waiting: deque[_Known | _File | _Remote] = deque()

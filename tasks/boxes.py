@@ -49,6 +49,9 @@ def _usable(table: pa.Table, findings: Counter[str], source: str) -> Boxes:
     except pa.ArrowException:
         raise BadInput(f"'{source}' has boxes that are not made of numbers; mend {', '.join(NUMBERS)}") from None
     about = table.drop_columns(list(NUMBERS))
+    place = about.schema.get_field_index(tables.FILE_NAME)
+    names = pc.replace_substring_regex(about.column(tables.FILE_NAME), r"^\./", "")
+    about = about.set_column(place, tables.FILE_NAME, names)
     tables.require_own_columns(about, source=source)
     within = [pc.fill_null(pc.less_equal(pc.abs(number), FARTHEST), False) for number in (x, y, width, height)]
     real = pc.and_(pc.and_(within[0], within[1]), pc.and_(within[2], within[3]))  # NaN is not less than anything
@@ -121,7 +124,7 @@ def _row(
         return None
     score = one.get("score")
     category = category if isinstance(category, str) else None
-    return (file.removeprefix("./"), *map(float, box), category, score if _is_number(score) else None)
+    return (file, *map(float, box), category, score if _is_number(score) else None)
 
 
 def _is_number(value: Any) -> bool:

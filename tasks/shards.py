@@ -20,6 +20,7 @@ from models.states import RequestState
 from storage import corpora, labels, tables, vectors
 from storage.objects import verified
 from storage.stores import Stores, open_stores
+from tasks import vanished
 from tasks.compute.images import Reason
 from tasks.decoding import Seen
 from tasks.ingesting import read_manifest
@@ -59,8 +60,9 @@ def open_shard(shard_id: int, encoder: EncoderSpec, *, retry: bool) -> Opened | 
         places, etags = places_of(stores, corpus, manifest)
         rows = list(range(manifest.num_rows))
         if before is not None:
-            reasons = read_table(stores, before).column("reason").to_pylist()
-            rows = [row for row, reason in enumerate(reasons) if reason]
+            rows = [row for row, _ in quarantined_rows(stores, corpus, before)]
+            if not rows:
+                return None
         return Opened(shard, corpus, encoder, held.id or 0, manifest, places, etags, rows, before)
 
 
@@ -90,6 +92,15 @@ def put_away(opened: Opened, job: Job, *, backend: str) -> None:
 def read_table(stores: Stores, row: EmbeddedShard) -> pa.Table:
     """What one read of a shard's images found: a row a manifest row. Raises CorruptData when it is not what was written."""
     return tables.read(stores.objects, row.read_key, row.read_sha256)
+
+
+def quarantined_rows(stores: Stores, corpus: Corpus, row: EmbeddedShard) -> list[tuple[int, str]]:
+    """Manifest rows of a shard that could not be read, and why; without those that have vanished, which nobody can mend."""
+    if not row.quarantined:
+        return []
+    reasons = read_table(stores, row).column("reason").to_pylist()
+    gone = set(vanished.rows_of(stores, corpus).get(row.shard_id, np.empty(0, np.int64)).tolist())
+    return [(number, reason) for number, reason in enumerate(reasons) if reason and number not in gone]
 
 
 def import_labels(

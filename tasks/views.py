@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from models.corpus import Shard
 from storage import campaigns, corpora, labels
 from storage.stores import Stores, open_stores
 from tasks.ingesting import READ_COLUMNS, manifest_schema, read_manifest
-from tasks.shards import read_table
+from tasks.shards import quarantined_rows
 
 Row = dict[str, Any]
 
@@ -35,10 +36,11 @@ def corpus_record(name: str) -> Row:
     with open_stores() as stores:
         corpus = corpora.get_corpus(stores.db, name=name)
         shards = corpora.shards_of(stores.db, corpus_id=corpus.id or 0)
-        quarantined: dict[str, int] = {}
-        for row in corpora.read_shards(stores.db, corpus_id=corpus.id or 0):
-            for reason, count in row.quarantined.items():
-                quarantined[reason] = quarantined.get(reason, 0) + count
+        quarantined = Counter(
+            reason
+            for row in corpora.read_shards(stores.db, corpus_id=corpus.id or 0)
+            for _, reason in quarantined_rows(stores, corpus, row)
+        )
         return {
             "name": corpus.name,
             "prefix": corpus.prefix,
@@ -49,7 +51,7 @@ def corpus_record(name: str) -> Row:
             "vanished": corpus.vanished,
             "columns": _columns(stores, shards),
             "vectors": {name: n for name, _, n in corpora.embeddings_of(stores.db, corpus_id=corpus.id or 0)},
-            "quarantined": quarantined,
+            "quarantined": dict(quarantined),
         }
 
 
@@ -82,12 +84,10 @@ def quarantine_rows(name: str) -> list[Row]:
         corpus = corpora.get_corpus(stores.db, name=name)
         found: list[Row] = []
         for row in corpora.read_shards(stores.db, corpus_id=corpus.id or 0):
-            if not row.quarantined:
-                continue
-            manifest = read_manifest(stores, stores.db.get_one(Shard, row.shard_id))
-            reasons = read_table(stores, row).column("reason").to_pylist()
-            keys = manifest.column("key").to_pylist()
-            found += [{"key": key, "reason": reason} for key, reason in zip(keys, reasons, strict=True) if reason]
+            rows = quarantined_rows(stores, corpus, row)
+            if rows:
+                keys = read_manifest(stores, stores.db.get_one(Shard, row.shard_id)).column("key")
+                found += [{"key": keys[number].as_py(), "reason": reason} for number, reason in rows]
         return found
 
 

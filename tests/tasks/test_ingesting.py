@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from models.elements import Box, Place
 from models.errors import BadInput, Unavailable
@@ -24,7 +25,7 @@ from models.values import Ingested
 from storage import corpora, reading, tables
 from storage.objects import open_store
 from storage.stores import Stores, open_stores
-from tasks import ingesting, sources, vanished, views
+from tasks import embedding, ingesting, sources, vanished, views
 
 Draw = Callable[..., Path]
 PNG = b"\x89PNG"
@@ -77,6 +78,12 @@ def files(folder: Path, *names: str) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(name.encode())
     return folder
+
+
+def png(shade: int) -> bytes:
+    sink = io.BytesIO()
+    Image.new("L", (28, 28), 50 * shade).save(sink, "PNG")
+    return sink.getvalue()
 
 
 def tar(file: Path, members: dict[str, bytes], kind: int = tarfile.PAX_FORMAT) -> Path:
@@ -460,7 +467,7 @@ def test_boxes_that_are_new_are_added_and_those_that_are_gone_are_marked(tmp_pat
 
 def test_boxes_of_an_image_in_a_tar(tmp_path: Path) -> None:
     tar(tmp_path / "x" / "x.tar", {"a.jpg": b"a", "b.jpg": b"bb"})
-    (tmp_path / "boxes.csv").write_text("file_name,x,y,width,height\nx.tar/b.jpg,0,0,4,4\nx.tar/b.jpg,1,0,4,4\n")
+    (tmp_path / "boxes.csv").write_text("file_name,x,y,width,height\n./x.tar/b.jpg,0,0,4,4\nx.tar/b.jpg,1,0,4,4\n")
     assert add("x", tmp_path / "x", boxes=str(tmp_path / "boxes.csv")).new_images == 2
     assert read("x") == [b"bb", b"bb"]
     assert places("x")[0][1].uri.endswith("x.tar#member=b.jpg&bytes=1536+2&xywh=1,0,4,4")
@@ -603,3 +610,23 @@ def test_places_of_a_shard_are_quick(tmp_path: Path) -> None:
         found, _ = sources.places_of(stores, corpus, table)
         assert time.perf_counter() - begin < 0.5
     assert found[7] == Place(str(tmp_path / "x" / "t.tar"), "7.jpg", 7, 7)
+
+
+def test_a_file_that_was_mended_is_a_new_image_and_its_old_bytes_are_in_quarantine_no_more(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    for number, data in enumerate((png(0), b"", png(2)[:50])):
+        (tmp_path / "x" / f"{number}.png").write_bytes(data)
+    add("x", tmp_path / "x")
+    embedding.embed_shards(embedding.pending_shards("x", ""), "")
+    assert {row["key"] for row in views.quarantine_rows("x")} == {"1.png", "2.png"}
+    (tmp_path / "x" / "1.png").write_bytes(png(1))
+    again = embedding.embed_shards(embedding.pending_shards("x", "", retry=True), "", retry=True)
+    assert (again.images, {row["reason"] for row in views.quarantine_rows("x")}) == (
+        2,
+        {"changed since it was listed", "truncated or corrupt"},
+    )
+    assert (add("x", tmp_path / "x").new_images, views.corpus_record("x")["vanished"]) == (1, 1)
+    embedding.embed_shards(embedding.pending_shards("x", ""), "")
+    assert [row["key"] for row in views.quarantine_rows("x")] == ["2.png"]
+    assert views.corpus_record("x")["quarantined"] == {"truncated or corrupt": 1}
+    assert embedding.embed_shards(embedding.pending_shards("x", "", retry=True), "", retry=True).images == 1
