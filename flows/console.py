@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Annotated, Any
 
 import typer
@@ -57,7 +57,11 @@ class RichProgress:
 
 @contextmanager
 def progress() -> Iterator[None]:
-    """Show bars on standard error for the steps inside the block; they are wiped when it ends."""
+    """Show bars on standard error for the steps inside the block; they are wiped when it ends.
+
+    What libraries print meanwhile goes there too, such as Ray's words for a worker that died: standard output is for
+    what the command has to say.
+    """
     from tasks.steps import showing
 
     columns = (
@@ -68,7 +72,8 @@ def progress() -> Iterator[None]:
         TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
         TextColumn("[dim]{task.fields[told]}[/dim]", table_column=Column(no_wrap=True, overflow="ellipsis")),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars, showing(RichProgress(bars)):
+    bars = Progress(*columns, console=Console(stderr=True), transient=True)
+    with bars, showing(RichProgress(bars)), redirect_stdout(sys.stderr):
         yield
 
 

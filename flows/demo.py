@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -59,7 +60,7 @@ class Demo(NamedTuple):
 
 def run_demo(chosen: Demo, *, as_json: bool) -> None:
     """Run what is missing of the demo, show what it found, and say where the report lies."""
-    out = Console(stderr=as_json)
+    out = Console(file=sys.stderr if as_json else sys.stdout)  # as it is now, for `progress` turns it aside
     chosen.folder.mkdir(parents=True, exist_ok=True)
     with _alone(chosen.folder):
         report = _finished(chosen)

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,9 +146,10 @@ class Seat:
         self._environment = travelling(settings)
         self._actor: Any = None
         self._closed = False
+        self._turn = threading.Lock()  # of who makes an actor and who ends it
 
     def embed(self, shard_ids: Sequence[int], plan: EmbedPlan, *, wait: bool) -> EmbeddedGroup:
-        """A group of shards. Raises what embedding raises, and Unavailable when actor after actor dies."""
+        """A group of shards. Raises what embedding raises, Unavailable when actor after actor dies, or CancelledError."""
         lost: list[EmbeddedGroup] = []  # what those did that are dead
         deaths = 0
         while True:
@@ -162,26 +163,40 @@ class Seat:
             except ActorUnschedulableError as error:
                 raise Unavailable(f"Ray has no room for an encoder ({_first_line(error)}); see its logs") from None
             except RayActorError as error:
-                self._actor = None
+                self._drop()
+                if self._closed:
+                    raise CancelledError from None
                 done = len(self._complete(shard_ids) - before)
                 lost.append(self._board.of(self).model_copy(update={"left": [], "shards": done}))
                 deaths = 0 if done else deaths + 1
-                if self._closed or deaths == MOST_DEATHS:
+                if deaths == MOST_DEATHS:
                     raise Unavailable(
                         f"{deaths} encoders in a row died on the Ray cluster before a shard was complete "
                         f"({_first_line(error)}); see Ray's logs, and run the command again: what is complete is kept"
                     ) from None
 
     def close(self) -> None:
-        """End the actor, whatever it is at."""
+        """End the actor, whatever it is at, and make no other."""
         self._closed = True
-        if self._actor is not None:
-            ray.kill(self._actor)
+        self._drop()
+
+    def _drop(self) -> None:
+        """End the actor; one that only seems to be dead would otherwise keep its shards."""
+        with self._turn:
+            if self._actor is not None:
+                ray.kill(self._actor)
+            self._actor = None
+
+    def _seated(self) -> Any:
+        """The actor, made when there is none. Raises CancelledError where the place is closed."""
+        with self._turn:
+            if self._closed:
+                raise CancelledError  # of a step that nobody waits for any more: not one to try again
+            self._actor = self._actor or self._new()
+            return self._actor
 
     def _watched(self, shard_ids: Sequence[int], plan: EmbedPlan, wait: bool) -> EmbeddedGroup:
-        if self._actor is None:
-            self._actor = self._new()
-        actor = self._actor
+        actor = self._seated()
         done = actor.embed.remote(list(shard_ids), plan.encoder, plan.batch_size, plan.retry, wait)
         while not ray.wait([done], timeout=ASK_EVERY_S)[0]:
             self._board.put(self, ray.get(actor.so_far.remote()))

@@ -3,6 +3,8 @@
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from models.elements import Place
 from models.errors import BadInput, BadSettings, Unavailable
 from models.plans import EmbedPlan, IngestPlan
 from models.settings import load_settings
-from tasks import ingesting
+from models.values import EmbeddedGroup
+from tasks import embedding, ingesting
 from tasks.compute.frame import Frame
 from tasks.decoding import Seen, Work
 from tasks.runners import LocalRunner, runner_of
@@ -95,6 +98,53 @@ def test_an_image_that_no_worker_survives_is_set_aside_alone(cluster: None) -> N
     assert [(seen.sample_id, seen.reason) for seen in chunk.seen] == [("1", ""), ("", "crashed the decoder"), ("2", "")]
     assert [int(image.ravel()[0]) for image in chunk.pixels] == [1, 2]
     assert chunk.decode_seconds == 1.0
+
+
+class Dying:
+    """Stands for what encodes: so many of its kind die, each once it is to embed something, and leave a mark."""
+
+    def __init__(self, *_: object) -> None:
+        """Nothing is needed."""
+
+    def embed(self, shard_ids: list[int], folder: str, deaths: int, *_: object) -> EmbeddedGroup:
+        dead = len(list(Path(folder).iterdir()))
+        if dead < deaths:
+            (Path(folder) / str(dead)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return EmbeddedGroup(shards=len(shard_ids))
+
+    def so_far(self) -> EmbeddedGroup:
+        return EmbeddedGroup()
+
+
+@pytest.fixture
+def seat(cluster: None, house: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """A place for encoders that die."""
+    from ray import cloudpickle
+
+    from tasks import ray_runner
+
+    cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["Dying"]))
+    monkeypatch.setattr(ray_runner, "EmbeddingActor", Dying)
+    share, settings = ray_runner.Share(1, 1, 1, 0), load_settings()
+    with closing(ray_runner.Seat(settings, share, ray_runner.Board(embedding.bar_of(settings, [])))) as found:
+        yield found
+
+
+def dying(folder: Path, deaths: int) -> EmbedPlan:
+    """A plan that says to `Dying` what it is to do."""
+    folder.mkdir()
+    return EmbedPlan(corpora=["pool"], encoder=str(folder), batch_size=deaths)
+
+
+def test_an_encoder_that_dies_is_replaced_unless_the_next_ones_die_too(seat, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert seat.embed([1, 2], dying(tmp_path / "two", 2), wait=False).shards == 2
+    with pytest.raises(Unavailable, match="3 encoders in a row died on the Ray cluster"):
+        seat.embed([1, 2], dying(tmp_path / "many", 9), wait=False)
+    assert len(list((tmp_path / "many").iterdir())) == 3
+    seat.close()
+    with pytest.raises(CancelledError):
+        seat.embed([1, 2], dying(tmp_path / "none", 0), wait=False)
 
 
 def test_what_is_raised_there_is_raised_here(cluster: None) -> None:
