@@ -28,11 +28,11 @@ from torchvision import models
 
 from models.settings import Settings
 from tasks.compute import images, speed
-from tasks.compute.backends import framed
 from tasks.compute.encoder import Encoder
 from tasks.compute.frame import Frame
 from tasks.encoders import load_encoder, measure_backends
 from tests.benchmarks.harness import Check, say
+from tests.theirs import framed
 
 HOUSE = Path(__file__).parents[2]
 SIZES = ((500, 375), (1024, 768), (2048, 1536))

@@ -15,10 +15,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision import models
 
-from tasks.compute.backends import TowerEncoder, encoder_on, framed
+from tasks.compute.backends import TowerEncoder, encoder_on
 from tasks.compute.encoder import EncoderError, resolve_device
 from tasks.compute.open_clip_encoder import frame_of, open_clip_tower
 from tasks.compute.torchvision_encoder import torchvision_tower
+from tests.theirs import framed
 
 CLIP = Path(__file__).parents[3] / "deploy" / "demo" / "clip"
 TEXTS = ["a photo of a light dress", "an ankle boot", ""]
