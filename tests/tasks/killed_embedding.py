@@ -35,7 +35,8 @@ from tasks import ingesting
 HOUSE = Path(__file__).parents[2]
 MARK = "KILLED_EMBEDDING"  # in the environment of all that a run starts
 TWO = {"DIPNET_RAY_EMBEDDERS": "2", "DIPNET_DECODERS": "2"}
-RAY_VICTIMS = ("ray::look", "ray::EmbeddingActor")
+ACTOR = "ray::EmbeddingActor"
+RAY_VICTIMS = ("ray::look", ACTOR)
 GONE_S = 10.0  # for processes to notice that their parent is gone
 Rows = dict[int, tuple[Any, ...]]
 
@@ -183,6 +184,11 @@ def gone(run: Run) -> bool:
     return True
 
 
+def lingering(run: Run) -> list[str]:
+    """Processes of a run that live on, a moment after its end."""
+    return [] if gone(run) else [f"process left: {_read(pid, 'cmdline')[-90:]}" for pid in run.living()]
+
+
 def made() -> Rows:
     """The complete shards, by number: the row, what it says, and when its vectors were written."""
     with open_stores() as stores:
@@ -293,25 +299,37 @@ def campaign(nursery: Nursery, corpus: str, scratch: Path, count: int, victims: 
 def ray_campaign(nursery: Nursery, corpus: str, scratch: Path, count: int) -> Campaign:
     """Kill so many workers of Ray, in turns one that decodes and an actor that encodes, while runs go on to their ends."""
     chance, whole = random.Random(count), undisturbed(nursery, corpus, scratch)
-    kills: Counter[str] = Counter()
-    wrong: list[str] = []
-    while kills.total() < count:
+    found = Campaign(Counter(), [], 0)
+    while found.kills.total() < count:
         with nursery.embedding(corpus, "--runner", "ray", TMPDIR=_temporary(scratch), **TWO) as run:
-            while run.running() and kills.total() < count:
-                victim = RAY_VICTIMS[kills.total() % len(RAY_VICTIMS)]
-                before = made()
-                while run.running() and len(made()) <= len(before):  # so that nobody dies thrice for nothing
-                    time.sleep(0.05)
-                time.sleep(chance.uniform(0.0, 0.5))
-                before = made()
-                pids = [pid for pid in run.descendants() if victim in _read(pid, "cmdline")]
-                kills[victim] += bool(pids) and strike(chance.choice(pids))
-                wrong += redone(before)
-            wrong += [] if run.outcome()["shards_done"] == len(whole.result) else ["shards were not counted"]
-            wrong += ["processes were left"] * (not gone(run)) + whole.differs()
-        wrong += [f"{path} was left" for path in Path(scratch / "tmp").iterdir()]
+            told = _ray_blows(run, found.kills, count, chance, len(whole.result))
+            told += ["shards were not counted"] * (run.outcome()["shards_done"] != len(whole.result))
+            told += lingering(run) + whole.differs()
+        told += [f"{path} was left" for path in Path(scratch / "tmp").iterdir()]
+        found.wrong.extend(told)
         restore(scratch)
-    return Campaign(kills, wrong, 0)
+    return found
+
+
+def _ray_blows(run: Run, kills: Counter[str], count: int, chance: random.Random, shards: int) -> list[str]:
+    """Kill workers of one run at random instants, each after another shard, until one in four is left; what was wrong."""
+    wrong: list[str] = []
+    before, actors, dead = made(), set[int](), 0
+    while run.running():
+        time.sleep(chance.uniform(0.0, 0.5))
+        alive = {
+            victim: [pid for pid in run.descendants() if victim in _read(pid, "cmdline")] for victim in RAY_VICTIMS
+        }
+        victim = RAY_VICTIMS[kills.total() % len(RAY_VICTIMS)]
+        actors |= set(alive[ACTOR])
+        now = len(made())
+        if len(before) < now < 0.75 * shards and kills.total() < count and alive[victim]:
+            hit = strike(chance.choice(alive[victim]))
+            kills[victim] += hit
+            dead += hit and victim == ACTOR
+        wrong += redone(before)
+        before = made()
+    return wrong + redone(before) + ["an actor was not replaced"] * (len(actors) < 2 + dead)
 
 
 def redone(before: Rows) -> list[str]:
@@ -335,7 +353,7 @@ def _blow(nursery: Nursery, corpus: str, scratch: Path, blow: Blow) -> tuple[boo
             for pid in run.living() if blow.victim == "group" else [run.pid]:
                 strike(pid)
             hit = run.wait() == -signal.SIGKILL and hit
-        wrong += ["processes were left"] * (not gone(run))
+        wrong += lingering(run)
         wrong += [f"{path} was left" for path in Path(temporary).iterdir()]
     return hit, wrong
 

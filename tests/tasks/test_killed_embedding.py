@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.tasks.killed_embedding import (
     gone,
     labels,
     made,
+    ray_campaign,
     redone,
     strike,
     undisturbed,
@@ -101,6 +103,14 @@ def test_killed_twenty_times_at_random_instants_it_gives_the_same(pool: Path, nu
     assert not found.wrong
     assert found.kills.total() == 20
     assert set(labels().values()) == {1}
+
+
+@pytest.mark.kills
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: uv sync --extra ray")
+def test_with_five_workers_of_ray_killed_it_gives_the_same(pool: Path, nursery: Nursery, scratch: Path) -> None:
+    found = ray_campaign(nursery, "pool", scratch, 5)
+    assert not found.wrong
+    assert found.kills.total() == 5
 
 
 def vectors_of() -> dict[str, bytes]:
