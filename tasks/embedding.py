@@ -15,7 +15,7 @@ from storage import corpora
 from storage.claims import Claims, claims_of
 from storage.stores import Stores, insist, open_stores
 from tasks import pipeline, shards, stages, steps
-from tasks.compute.encoder import Encoder, Spec, resolve_device
+from tasks.compute.encoder import FP32, Encoder, Spec, resolve_device
 from tasks.decoding import Chunk, Decoders, local_decoders
 from tasks.encoders import choose_backend, load_encoder, require_backend
 from tasks.pipeline import Batches, Job, Meter
@@ -23,7 +23,6 @@ from tasks.steps import step
 
 ASK_EVERY_S = 1.0  # whether another embedder is done
 TELL_EVERY_S = 1.0
-FALLBACK = "torch-fp32"
 
 
 @step()
@@ -222,6 +221,6 @@ def register(stores: Stores, spec: Spec) -> EncoderSpec:
 def _on(backend: str, name: str, device: str) -> Encoder:
     """The encoder on what its set is made with, or, where that does not run here, on what every machine has."""
     try:
-        return load_encoder(name, device, backend or FALLBACK)
+        return load_encoder(name, device, backend or FP32)
     except BadInput:
-        return load_encoder(name, device, FALLBACK)
+        return load_encoder(name, device, FP32)
