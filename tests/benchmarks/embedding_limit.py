@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from tests.benchmarks.embedding_encoders import encoder_alone_rate, random_clip
-from tests.benchmarks.embedding_images import decode_alone_rate, photographs
 
 from models.plans import EmbedPlan, IngestPlan
 from models.settings import load_settings
 from tasks import embedding, encoders, ingesting, stages
 from tasks.compute.encoder import Encoder
+from tests.benchmarks.embedding_encoders import encoder_alone_rate, random_clip
+from tests.benchmarks.embedding_images import decode_alone_rate, photographs
 from tests.benchmarks.harness import Check, say
 
 BAR = 0.90
