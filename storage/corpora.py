@@ -175,13 +175,13 @@ def read_shards(db: Session, *, corpus_id: int) -> Sequence[EmbeddedShard]:
     return list({row.shard_id: row for row in rows}.values())
 
 
-def read_keys(db: Session, *, shard_ids: Sequence[int]) -> dict[int, str]:
-    """What was read of these shards' images, by shard; those that were not read are absent."""
-    found: dict[int, str] = {}
+def read_rows(db: Session, *, shard_ids: Sequence[int]) -> dict[int, EmbeddedShard]:
+    """One complete row of each of these shards whose images were read, by shard; those that were not read are absent."""
+    found: dict[int, EmbeddedShard] = {}
     for start in range(0, len(shard_ids), 500):  # SQLite binds a bounded number of parameters
         some = shard_ids[start : start + 500]
-        query = select(EmbeddedShard.shard_id, EmbeddedShard.read_key).where(col(EmbeddedShard.shard_id).in_(some))
-        found |= dict(db.exec(query.order_by(col(EmbeddedShard.id))).all())
+        query = select(EmbeddedShard).where(col(EmbeddedShard.shard_id).in_(some)).order_by(col(EmbeddedShard.id))
+        found |= {row.shard_id: row for row in db.exec(query).all()}
     return found
 
 

@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from models.corpus import Corpus, EncoderSpec, Sample, Shard
+from models.corpus import Corpus, EmbeddedShard, EncoderSpec, Sample, Shard
 from models.errors import BadInput
 from models.retraining import SplitPolicy
 from models.states import Split
-from storage import corpora, labels, tables
+from storage import corpora, labels
 from storage.stores import Stores
 from tasks import features
 from tasks.compute import groups, intervals
-from tasks.ingesting import read_manifest
+from tasks.ingesting import read_manifest, read_reads
 
 NEAR_DUPLICATES = "near-duplicates"
 RANKS = (Split.TRAIN, Split.DEVELOPMENT, Split.HOLDOUT)  # a later one wins where groups merge
@@ -134,13 +134,13 @@ def _values(stores: Stores, samples: Sequence[Sample], rule: Rule) -> Mapping[st
     column, wanted = rule.policy.group_by, {sample.id for sample in samples}
     found: dict[str, set[str]] = {}
     there, seen = False, set()
-    for shard, read_key in _shards(stores, samples, rule.corpora):
+    for shard, row in _shards(stores, samples, rule.corpora):
         manifest = read_manifest(stores, shard)
         seen |= set(manifest.column_names)
         if column not in manifest.column_names:
             continue
         there = True
-        ids = tables.columns_of(stores.objects.read(read_key), ["sample_id"]).column("sample_id").to_pylist()
+        ids = read_reads(stores, row, ["sample_id"]).column("sample_id").to_pylist()
         texts = pc.cast(manifest.column(column), "string").to_pylist()
         for sample_id, text in zip(ids, texts, strict=True):
             if text and sample_id in wanted:
@@ -153,13 +153,11 @@ def _values(stores: Stores, samples: Sequence[Sample], rule: Rule) -> Mapping[st
     return found
 
 
-def _shards(stores: Stores, samples: Sequence[Sample], named: Sequence[Corpus]) -> Iterable[tuple[Shard, str]]:
+def _shards(
+    stores: Stores, samples: Sequence[Sample], named: Sequence[Corpus]
+) -> Iterable[tuple[Shard, EmbeddedShard]]:
     """Shards of these corpora and of where samples were found, and what was read of each."""
-    rows = {
-        row.shard_id: row.read_key
-        for corpus in named
-        for row in corpora.read_shards(stores.db, corpus_id=corpus.id or 0)
-    }
+    rows = {row.shard_id: row for corpus in named for row in corpora.read_shards(stores.db, corpus_id=corpus.id or 0)}
     others = {sample.shard_id for sample in samples if sample.shard_id is not None} - set(rows)
-    rows |= corpora.read_keys(stores.db, shard_ids=sorted(others))
-    return [(stores.db.get_one(Shard, shard_id), key) for shard_id, key in sorted(rows.items())]
+    rows |= corpora.read_rows(stores.db, shard_ids=sorted(others))
+    return [(stores.db.get_one(Shard, shard_id), row) for shard_id, row in sorted(rows.items())]

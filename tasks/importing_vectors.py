@@ -28,7 +28,7 @@ from tasks.compute.images import Reason
 from tasks.compute.matching import ABSENT
 from tasks.decoding import Decoders, Seen, Work, local_decoders
 from tasks.embedding import claim_of, register
-from tasks.ingesting import read_manifest
+from tasks.ingesting import read_manifest, read_reads
 from tasks.naming import Given, Matches, Rows
 from tasks.pipeline import Job
 from tasks.shards import Opened
@@ -114,7 +114,7 @@ class _Work:
                 unread.append(shard_id)
                 continue
             with open_stores() as stores:
-                seen = shards.seen_of(shards.read_table(stores, self.read[shard_id]))
+                seen = shards.seen_of(read_reads(stores, self.read[shard_id]))
             with _held(claims, claim_of(shard_id, self.encoder)) as mine:
                 opened = self._open(shard_id, mine=mine)
                 if opened is None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.corpus import Corpus, Shard
+from models.corpus import Corpus, EmbeddedShard, Shard
 from models.errors import BadInput
 from models.plans import IngestPlan
 from models.values import Ingested
@@ -81,6 +81,11 @@ def read_manifest(stores: Stores, shard: Shard) -> pa.Table:
 def manifest_schema(stores: Stores, shard: Shard) -> pa.Schema:
     """Columns of a shard's manifest. Its rows are not looked at; who reads them checks them."""
     return tables.schema_of(stores.objects.read(shard.manifest_key))
+
+
+def read_reads(stores: Stores, row: EmbeddedShard, columns: Sequence[str] | None = None) -> pa.Table:
+    """What one read of a shard's images found, a row a manifest row; or these columns of it. Raises CorruptData as above."""
+    return tables.read(stores.objects, row.read_key, row.read_sha256, columns)
 
 
 def _corpus_for(stores: Stores, plan: IngestPlan, *, prefix: str) -> Corpus:

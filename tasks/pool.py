@@ -14,7 +14,7 @@ from models.corpus import Corpus, EmbeddedShard, EncoderSpec, Shard
 from storage import tables, vectors
 from storage.stores import Stores
 from tasks import features, vanished
-from tasks.ingesting import READ_COLUMNS, manifest_schema, read_manifest
+from tasks.ingesting import READ_COLUMNS, manifest_schema, read_manifest, read_reads
 
 
 class Pool(NamedTuple):
@@ -115,7 +115,7 @@ def _measured(stores: Stores, row: EmbeddedShard, condition: str) -> dict[str, p
     wanted = [name for name in READ_COLUMNS if name in condition.lower()]
     if not wanted:
         return {}
-    read = tables.read(stores.objects, row.read_key, row.read_sha256)
+    read = read_reads(stores, row)
     readable = pc.equal(read.column("reason"), "")
     found = {}
     for name in wanted:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from models.campaign import Issue
-from models.corpus import Corpus, Sample, Shard
+from models.corpus import Corpus, EmbeddedShard, Sample, Shard
 from models.errors import BadInput, NotFound
 from models.labeling import LabelRequest
 from models.learning import Scenario
@@ -22,7 +22,7 @@ from storage.stores import Stores, open_stores
 from tasks import grouping
 from tasks.datasets import Row, read_listing, table_of, usable
 from tasks.grouping import NEAR_DUPLICATES, Rule
-from tasks.ingesting import read_manifest
+from tasks.ingesting import read_manifest, read_reads
 from tasks.steps import step
 
 EVALUATION = (Split.DEVELOPMENT, Split.HOLDOUT)
@@ -292,10 +292,10 @@ def _with_metadata(stores: Stores, rows: dict[str, Row], held: Sequence[Corpus])
     parts = [part for corpus in held for part in _metadata(stores, corpus)]
     named = {corpus.id for corpus in held}
     others = {row.sample.shard_id for row in rows.values() if row.sample.shard_id is not None}
-    for shard_id, read_key in sorted(corpora.read_keys(stores.db, shard_ids=sorted(others)).items()):
+    for shard_id, row in sorted(corpora.read_rows(stores.db, shard_ids=sorted(others)).items()):
         shard = stores.db.get_one(Shard, shard_id)
         if shard.corpus_id not in named:
-            parts.append(_columns(stores, shard, read_key))
+            parts.append(_columns(stores, shard, row))
     if not parts:
         return listing
     metadata = tables.concat(parts)
@@ -324,12 +324,12 @@ def _with_groups(stores: Stores, listing: pa.Table, rows: dict[str, Row], wanted
 def _metadata(stores: Stores, corpus: Corpus) -> Iterator[pa.Table]:
     """The manifest columns of a corpus's read images with their sample ids, shard by shard."""
     for row in corpora.read_shards(stores.db, corpus_id=corpus.id or 0):
-        yield _columns(stores, stores.db.get_one(Shard, row.shard_id), row.read_key)
+        yield _columns(stores, stores.db.get_one(Shard, row.shard_id), row)
 
 
-def _columns(stores: Stores, shard: Shard, read_key: str) -> pa.Table:
+def _columns(stores: Stores, shard: Shard, row: EmbeddedShard) -> pa.Table:
     """A shard's manifest columns beside what a listing knows, with sample ids."""
-    manifest, reads = read_manifest(stores, shard), tables.from_bytes(stores.objects.read(read_key))
+    manifest, reads = read_manifest(stores, shard), read_reads(stores, row, ["sample_id"])
     ours = ("key", "etag", "bytes", "class_name", "shard_id", "uri")
     known = [name for name in ours if name in manifest.column_names]
     return manifest.drop_columns(known).append_column("sample_id", reads.column("sample_id"))

@@ -23,7 +23,7 @@ from storage.stores import Stores, open_stores
 from tasks import vanished
 from tasks.compute.images import Reason
 from tasks.decoding import Seen
-from tasks.ingesting import read_manifest
+from tasks.ingesting import read_manifest, read_reads
 from tasks.pipeline import Job
 from tasks.sources import places_of
 
@@ -89,16 +89,11 @@ def put_away(opened: Opened, job: Job, *, backend: str) -> None:
         import_labels(stores, opened.corpus, opened.shard, opened.manifest, opened.places, seen)
 
 
-def read_table(stores: Stores, row: EmbeddedShard) -> pa.Table:
-    """What one read of a shard's images found: a row a manifest row. Raises CorruptData when it is not what was written."""
-    return tables.read(stores.objects, row.read_key, row.read_sha256)
-
-
 def quarantined_rows(stores: Stores, corpus: Corpus, row: EmbeddedShard) -> list[tuple[int, str]]:
     """Manifest rows of a shard that could not be read, and why; without those that have vanished, which nobody can mend."""
     if not row.quarantined:
         return []
-    reasons = read_table(stores, row).column("reason").to_pylist()
+    reasons = read_reads(stores, row).column("reason").to_pylist()
     gone = set(vanished.rows_of(stores, corpus).get(row.shard_id, np.empty(0, np.int64)).tolist())
     return [(number, reason) for number, reason in enumerate(reasons) if reason and number not in gone]
 
@@ -148,7 +143,7 @@ def _merged(
     stores: Stores, opened: Opened, before: EmbeddedShard, seen: Sequence[Seen], found: NDArray[np.float16]
 ) -> tuple[list[Seen], NDArray[np.float16]]:
     """All rows of a shard: those of the job as they are now, the others as they were."""
-    everything = seen_of(read_table(stores, before))
+    everything = seen_of(read_reads(stores, before))
     old = vectors.from_npy(verified(stores.objects, before.vectors_key, before.vectors_sha256))
     by_row = dict(zip((row for row, one in enumerate(everything) if not one.reason), old, strict=True))
     by_row |= dict(zip((row for row, one in zip(opened.rows, seen, strict=True) if not one.reason), found, strict=True))

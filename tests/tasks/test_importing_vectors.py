@@ -259,7 +259,7 @@ def test_stored_vectors_and_ids_lie_row_by_row(pool: Path, tmp_path: Path) -> No
     take("again", tmp_path / "out")
     with open_stores() as stores:
         for row in corpora.read_shards(stores.db, corpus_id=2):
-            table = shards.read_table(stores, row)
+            table = ingesting.read_reads(stores, row)
             assert table.column(vectors.IMAGE_ID).null_count == table.num_rows
             assert row.backend == "imported"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from models.errors import BadInput
+from models.errors import BadInput, CorruptData
 from models.learning import Scenario
 from models.plans import IngestPlan
 from models.retraining import RetrainPlan, SplitPolicy
 from models.states import ScenarioKind
-from storage import runs, tables
+from storage import corpora, runs, tables
 from storage.stores import open_stores
 from tasks import datasets, embedding, ingesting, scenarios
 from tests.tasks.conftest import prepare
@@ -195,3 +195,13 @@ def test_a_scenario_from_before_stays_what_it_is(world: Path) -> None:
     assert scenarios.freeze_scenario("held", ["held"]) == number
     with pytest.raises(BadInput, match=r"made before 0\.4 and cannot grow"):
         scenarios.grow_scenario("held")
+
+
+def test_what_was_read_of_images_is_checked_before_a_scenario_rests_on_it(world: Path) -> None:
+    with open_stores() as stores:
+        corpus = corpora.get_corpus(stores.db, name="dev")
+        (row,) = corpora.read_shards(stores.db, corpus_id=corpus.id or 0)
+        data = stores.objects.read(row.read_key)
+        stores.objects.write(row.read_key, data.replace(b"sample_id", b"sample_di"))
+    with pytest.raises(CorruptData, match="is not what was written"):
+        scenarios.freeze_scenario("dark", ["dev"], "tone = 'dark'")
