@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,11 +26,11 @@ from tasks.compute.encoder import Encoder, Spec
 from tasks.compute.frame import Frame
 from tasks.compute.images import Reason
 from tasks.compute.matching import ABSENT
-from tasks.decoding import Decoders, Seen, Work, local_decoders
+from tasks.decoding import Decoders, Seen, local_decoders
 from tasks.embedding import claim_of, register
 from tasks.ingesting import read_manifest, read_reads
 from tasks.naming import Given, Matches, Rows
-from tasks.pipeline import Job
+from tasks.pipeline import Job, decoded
 from tasks.shards import Opened
 from tasks.sources import places_of
 from tasks.steps import counting, step, track
@@ -127,9 +127,8 @@ class _Work:
     def _take_unread(self, shard_ids: Sequence[int], claims: Claims, decoders: Decoders) -> None:
         """The same, of images that are read on the way."""
         opened: dict[int, Opened] = {}
-        jobs: dict[int, Job] = {}
 
-        def works() -> Iterator[Work]:
+        def jobs() -> Iterator[Job]:
             for shard_id in shard_ids:
                 if not self.given.has_ids and (self.matches.of_shard[shard_id] < 0).all():
                     self.counts["left"] += 1
@@ -141,18 +140,17 @@ class _Work:
                     if mine:
                         claims.release(name)
                 else:
-                    opened[shard_id], jobs[shard_id] = found, found.job(shard_id)
-                    yield from jobs[shard_id].works()
+                    opened[shard_id] = found
+                    yield found.job(shard_id)
 
         done = counting(sum(len(self.matches.of_shard[shard_id]) for shard_id in shard_ids), "reading images")
-        for chunk in decoders.map(works(), SMALL):
-            job = jobs[chunk.tag]
-            job.seen.extend(chunk.seen)
-            chunk.release()
-            done(len(chunk.seen))
-            if job.complete:
-                self._finish(opened.pop(chunk.tag), jobs.pop(chunk.tag).seen)
-                claims.release(claim_of(chunk.tag, self.encoder))
+        with closing(decoded(jobs(), decoders, SMALL)) as chunks:
+            for job, chunk in chunks:
+                chunk.release()
+                done(len(chunk.seen))
+                if job.complete:
+                    self._finish(opened.pop(job.tag), job.seen)
+                    claims.release(claim_of(job.tag, self.encoder))
 
     def _open(self, shard_id: int, *, mine: bool) -> Opened | None:
         if not mine:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -153,6 +153,24 @@ class Batches:
         return found
 
 
+def decoded(jobs: Iterable[Job], decoders: Decoders, frame: Frame) -> Generator[tuple[Job, Chunk]]:
+    """Chunks as they are decoded, each with its job, which knows by then what was seen. Whoever takes one releases it."""
+    under_way: dict[int, Job] = {}
+
+    def works() -> Iterator[Work]:
+        for job in jobs:
+            under_way[job.tag] = job
+            yield from job.works()
+
+    with closing(decoders.map(works(), frame)) as chunks:
+        for chunk in chunks:
+            job = under_way[chunk.tag]
+            job.seen.extend(chunk.seen)
+            if job.complete:
+                del under_way[chunk.tag]
+            yield job, chunk
+
+
 def run(
     jobs: Iterable[Job],
     decoders: Decoders,
@@ -163,24 +181,15 @@ def run(
     watch: Callable[[Chunk], None],
 ) -> None:
     """Take every job through. `sink` runs in a thread of its own, a job at a time, in their order; `watch` in this one."""
-    under_way: dict[int, Job] = {}
-
-    def works() -> Iterator[Work]:
-        for job in jobs:
-            under_way[job.tag] = job
-            yield from job.works()
-
     waiting: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(1, "writer") as writer, closing(decoders.map(works(), frame)) as chunks:
-        for chunk in chunks:
-            job = under_way[chunk.tag]
-            job.seen.extend(chunk.seen)
+    with ThreadPoolExecutor(1, "writer") as writer, closing(decoded(jobs, decoders, frame)) as chunks:
+        for job, chunk in chunks:
             batches.add(job, chunk.pixels)
             chunk.release()
             watch(chunk)
             if job.complete:
                 batches.flush(job)
-                waiting.append(writer.submit(sink, under_way.pop(chunk.tag)))
+                waiting.append(writer.submit(sink, job))
             while waiting and (len(waiting) > AHEAD or waiting[0].done()):
                 waiting.popleft().result()
         while waiting:
