@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 from models.corpus import EmbeddingSet, EncoderSpec, Shard
 from models.errors import BadInput
@@ -168,7 +167,7 @@ class Embedder:
             if not self._claims.take(name):
                 self._left.append(shard_id)
                 continue
-            opened = insist(partial(shards.open_shard, shard_id, spec, retry=self._retry))
+            opened = shards.open_shard(shard_id, spec, retry=self._retry)
             if opened is None:
                 self._claims.release(name)
                 continue
@@ -178,7 +177,7 @@ class Embedder:
     def _finish(self, job: Job, backend: str) -> None:
         """In the writer's thread."""
         opened = self._opened.pop(job.tag)
-        insist(lambda: shards.put_away(opened, job, backend=backend))
+        shards.put_away(opened, job, backend=backend)
         self._claims.release(claim_of(job.tag, opened.encoder))
         self._done += 1
 

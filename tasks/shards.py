@@ -19,7 +19,7 @@ from models.labeling import Label
 from models.states import RequestState
 from storage import corpora, labels, tables, vectors
 from storage.objects import verified
-from storage.stores import Stores, open_stores
+from storage.stores import Stores, insist, open_stores
 from tasks import vanished
 from tasks.compute.images import Reason
 from tasks.decoding import Seen
@@ -49,6 +49,10 @@ class Opened:
 
 def open_shard(shard_id: int, encoder: EncoderSpec, *, retry: bool) -> Opened | None:
     """What there is to do of a shard under an encoder; None when there is nothing."""
+    return insist(lambda: _opened(shard_id, encoder, retry=retry))
+
+
+def _opened(shard_id: int, encoder: EncoderSpec, *, retry: bool) -> Opened | None:
     with open_stores() as stores:
         shard = stores.db.get_one(Shard, shard_id)
         corpus = stores.db.get_one(Corpus, shard.corpus_id)
@@ -71,6 +75,10 @@ def put_away(opened: Opened, job: Job, *, backend: str) -> None:
 
     A shard that somebody else completed meanwhile stays as it is.
     """
+    insist(lambda: _put_away(opened, job, backend=backend))
+
+
+def _put_away(opened: Opened, job: Job, *, backend: str) -> None:
     seen, found = _with_finite(job.seen, job.vectors(opened.encoder.dim))
     with open_stores() as stores:
         present = corpora.embedded_shard(stores.db, set_id=opened.set_id, shard_id=opened.shard.id or 0)
